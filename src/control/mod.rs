@@ -1,0 +1,3 @@
+//! The control plane: the world's objects become a model, the model becomes the snapshot that requests read.
+
+pub mod translate;

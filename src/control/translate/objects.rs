@@ -1,0 +1,98 @@
+//! The objects that Weir understands, as a provider last saw them.
+//!
+//! Each is behind an `Arc`: an object that did not change keeps its identity, and whatever was derived from it is reused.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use gateway_api::apis::standard::gatewayclasses::GatewayClass;
+use gateway_api::apis::standard::gateways::Gateway;
+use gateway_api::apis::standard::httproutes::HttpRoute as HTTPRoute;
+use gateway_api::apis::standard::referencegrants::ReferenceGrant;
+use k8s_openapi::api::core::v1::{ConfigMap, Endpoints, Secret, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
+
+use crate::model::{ObjectName, ObjectRef};
+
+macro_rules! kinds {
+    ($($(#[$doc:meta])* $field:ident: $kind:ident,)*) => {
+        /// All objects, by kind and name.
+        #[derive(Clone, Debug, Default)]
+        pub struct Objects {
+            $($(#[$doc])* pub $field: BTreeMap<ObjectName, Arc<$kind>>,)*
+        }
+
+        /// One object of a kind that Weir understands.
+        #[derive(Clone, Debug)]
+        #[expect(missing_docs, reason = "the variants are the kinds")]
+        pub enum Object { $($kind(Arc<$kind>),)* }
+
+        impl Object {
+            /// The kinds, as written in manifests.
+            pub const KINDS: &'static [&'static str] = &[$(stringify!($kind),)*];
+
+            /// Kind and name.
+            pub fn reference(&self) -> ObjectRef {
+                match self {
+                    $(Object::$kind(object) => ObjectRef::new(stringify!($kind), name_of(&object.metadata)),)*
+                }
+            }
+        }
+
+        impl Objects {
+            /// Applies one change. Says whether something was there before (for `Remove`) or is there now.
+            pub fn apply(&mut self, change: Change) -> bool {
+                match change {
+                    $(Change::Put(Object::$kind(object)) => {
+                        self.$field.insert(name_of(&object.metadata), object);
+                        true
+                    })*
+                    Change::Remove(reference) => match reference.kind {
+                        $(stringify!($kind) => self.$field.remove(&reference.name).is_some(),)*
+                        _ => false,
+                    },
+                }
+            }
+        }
+    };
+}
+
+kinds! {
+    /// Services.
+    services: Service,
+    /// EndpointSlices.
+    endpoint_slices: EndpointSlice,
+    /// Endpoints, for Services that have no EndpointSlice.
+    endpoints: Endpoints,
+    /// Secrets of type `kubernetes.io/tls` and `Opaque`.
+    secrets: Secret,
+    /// ConfigMaps.
+    config_maps: ConfigMap,
+    /// Ingresses.
+    ingresses: Ingress,
+    /// IngressClasses (no namespace).
+    ingress_classes: IngressClass,
+    /// GatewayClasses (no namespace).
+    gateway_classes: GatewayClass,
+    /// Gateways.
+    gateways: Gateway,
+    /// HTTPRoutes.
+    http_routes: HTTPRoute,
+    /// ReferenceGrants.
+    reference_grants: ReferenceGrant,
+}
+
+/// A change to one object. Of several changes to one object only the last matters.
+#[derive(Clone, Debug)]
+pub enum Change {
+    /// The object is new or different.
+    Put(Object),
+    /// The object is gone.
+    Remove(ObjectRef),
+}
+
+/// Namespace and name from an object's metadata, as the provider has completed them.
+pub fn name_of(metadata: &k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta) -> ObjectName {
+    ObjectName::new(metadata.namespace.as_deref().unwrap_or(""), metadata.name.as_deref().unwrap_or(""))
+}

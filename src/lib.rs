@@ -1,0 +1,6 @@
+//! Weir: an edge load balancer and ingress proxy.
+
+pub mod control;
+pub mod model;
+pub mod proxy;
+pub mod telemetry;

@@ -1,0 +1,91 @@
+//! Where requests go, at run time: live endpoints, their health, and who is picked.
+//!
+//! Written by the control plane (endpoint sets, the effective color), by workers (load, latency, failures) and by the
+//! health checker; read by every worker. All shared facts are atomics or swapped cells: a worker never waits.
+
+pub mod endpoint;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use arc_swap::ArcSwap;
+
+use crate::model::{self, BackendKey, ObjectName};
+use crate::telemetry::stats::Series;
+
+pub use endpoint::{Endpoint, EndpointSet};
+
+/// A backend that requests are sent to. Kept as long as its key is; what changes with the configuration is rebuilt by
+/// compile, what is live (endpoints, switch, counters) is carried over.
+#[derive(Debug)]
+pub struct Backend {
+    /// Its name.
+    pub key: BackendKey,
+    /// What is desired of it.
+    pub desired: Arc<model::Backend>,
+    /// The colors, in the order of `desired.colors`; one with an empty name when the Service has none.
+    pub colors: Box<[Arc<Color>]>,
+    /// Which color is effective; shared by all ports of the Service.
+    pub switch: Arc<Switch>,
+    /// Requests in flight and pending over all workers, for the ceilings.
+    pub load: Arc<Load>,
+}
+
+/// Requests of a backend over all workers.
+#[derive(Debug, Default)]
+pub struct Load {
+    /// In flight.
+    pub in_flight: AtomicU32,
+    /// Waiting for a connection.
+    pub pending: AtomicU32,
+}
+
+/// The endpoints of one color of one port.
+#[derive(Debug)]
+pub struct Color {
+    /// Its name; empty without colors.
+    pub name: Arc<str>,
+    /// Identity of the color within [`Switch`].
+    pub id: ColorId,
+    /// The current endpoints. An endpoint change stores here and touches nothing else.
+    pub endpoints: ArcSwap<EndpointSet>,
+    /// Statistics of requests to this color and port.
+    pub series: Series,
+}
+
+/// Identity of a color name within one Service; never reused for another name.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, PartialOrd, Ord)]
+pub struct ColorId(pub u32);
+
+/// The pointer that a cutover flips: one per Service, over all its ports.
+#[derive(Debug)]
+pub struct Switch {
+    /// The Service.
+    pub service: ObjectName,
+    effective: AtomicU32,
+}
+
+impl Switch {
+    /// A switch that points at this color.
+    pub fn new(service: ObjectName, effective: ColorId) -> Self {
+        Self { service, effective: AtomicU32::new(effective.0) }
+    }
+
+    /// The color that requests without a preview go to.
+    pub fn effective(&self) -> ColorId {
+        ColorId(self.effective.load(Ordering::Acquire))
+    }
+
+    /// Points at another color: every request that is routed from now on goes there.
+    pub fn flip(&self, to: ColorId) {
+        self.effective.store(to.0, Ordering::Release);
+    }
+}
+
+impl Backend {
+    /// The color that serves a request without a preview.
+    pub fn effective(&self) -> Option<&Arc<Color>> {
+        let id = self.switch.effective();
+        self.colors.iter().find(|color| color.id == id).or(self.colors.first())
+    }
+}

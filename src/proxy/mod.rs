@@ -1,0 +1,7 @@
+//! The data plane: bytes in, bytes out. It reads the snapshot and never sees the control plane.
+
+pub mod backend;
+pub mod fault;
+pub mod policy;
+pub mod snapshot;
+pub mod wire;

@@ -1,0 +1,475 @@
+//! The head of a message: a flat, ordered list of header fields over one byte buffer.
+//!
+//! Nothing is built that a proxy does not need: no map, no string per name, no reference count. A field is four numbers;
+//! names are compared once, when a field enters the list, and then known by their [`Name`]. Heads are kept and reused,
+//! so a request on the hot path allocates nothing here. Offsets are `u32`; the limits keep a head far below 4 GiB.
+
+use std::ops::Range;
+
+macro_rules! names {
+    ($($variant:ident = $text:literal,)*) => {
+        /// A header name that Weir itself looks at; everything else is [`Name::Other`].
+        #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+        #[repr(u8)]
+        #[expect(missing_docs, reason = "the variants are the names")]
+        pub enum Name { Other, $($variant,)* }
+
+        impl Name {
+            /// The lower-case text; empty for [`Name::Other`].
+            pub const fn text(self) -> &'static str {
+                match self { Name::Other => "", $(Name::$variant => $text,)* }
+            }
+
+            /// Finds the name of these bytes, in any case.
+            pub fn of(bytes: &[u8]) -> Name {
+                $(if bytes.len() == $text.len() && bytes.eq_ignore_ascii_case($text.as_bytes()) {
+                    return Name::$variant;
+                })*
+                Name::Other
+            }
+        }
+    };
+}
+
+// `of` compares lengths first, so the chain costs a handful of integer comparisons for most names.
+names! {
+    Host = "host",
+    Connection = "connection",
+    ContentLength = "content-length",
+    TransferEncoding = "transfer-encoding",
+    Te = "te",
+    Trailer = "trailer",
+    Upgrade = "upgrade",
+    Expect = "expect",
+    KeepAlive = "keep-alive",
+    ProxyConnection = "proxy-connection",
+    ProxyAuthenticate = "proxy-authenticate",
+    ProxyAuthorization = "proxy-authorization",
+    Http2Settings = "http2-settings",
+    XForwardedFor = "x-forwarded-for",
+    XForwardedProto = "x-forwarded-proto",
+    XForwardedHost = "x-forwarded-host",
+    XForwardedPort = "x-forwarded-port",
+    XRealIp = "x-real-ip",
+    XRequestId = "x-request-id",
+    Forwarded = "forwarded",
+    Traceparent = "traceparent",
+    Cookie = "cookie",
+    GrpcTimeout = "grpc-timeout",
+    ContentType = "content-type",
+    Date = "date",
+    UserAgent = "user-agent",
+    Authorization = "authorization",
+}
+
+impl Name {
+    /// Whether the field speaks about one connection only and ends here (RFC 9110 section 7.6.1).
+    pub const fn is_hop_by_hop(self) -> bool {
+        matches!(
+            self,
+            Name::Connection
+                | Name::KeepAlive
+                | Name::ProxyConnection
+                | Name::TransferEncoding
+                | Name::Te
+                | Name::Trailer
+                | Name::Upgrade
+                | Name::Http2Settings
+        )
+    }
+}
+
+/// One header field: where its name and value stand in the buffer.
+#[derive(Clone, Copy, Debug)]
+struct Field {
+    name_at: u32,
+    name_len: u32,
+    value_at: u32,
+    value_len: u32,
+    id: Name,
+}
+
+impl Field {
+    fn name(self) -> Range<usize> {
+        self.name_at as usize..(self.name_at + self.name_len) as usize
+    }
+
+    fn value(self) -> Range<usize> {
+        self.value_at as usize..(self.value_at + self.value_len) as usize
+    }
+}
+
+/// The header fields of a message, in order, over one buffer that also holds the start line's parts.
+#[derive(Default)]
+pub struct Headers {
+    arena: Vec<u8>,
+    fields: Vec<Field>,
+}
+
+/// A field as seen from outside.
+#[derive(Clone, Copy, Debug)]
+pub struct HeaderField<'a> {
+    /// Which name it is, if Weir knows it.
+    pub id: Name,
+    /// The name as received.
+    pub name: &'a [u8],
+    /// The value without surrounding white space.
+    pub value: &'a [u8],
+}
+
+impl Headers {
+    /// Forgets all, keeps the memory (up to a bound, so that one large head does not stay).
+    pub fn clear(&mut self) {
+        const KEEP: usize = 16 * 1024;
+        if self.arena.capacity() > KEEP {
+            self.arena = Vec::new();
+        }
+        self.arena.clear();
+        self.fields.clear();
+    }
+
+    /// Number of fields.
+    pub fn len(&self) -> usize {
+        self.fields.len()
+    }
+
+    /// Whether there is no field.
+    pub fn is_empty(&self) -> bool {
+        self.fields.is_empty()
+    }
+
+    /// The fields in order.
+    pub fn iter(&self) -> impl Iterator<Item = HeaderField<'_>> {
+        self.fields.iter().map(|field| self.view(*field))
+    }
+
+    fn view(&self, field: Field) -> HeaderField<'_> {
+        HeaderField { id: field.id, name: &self.arena[field.name()], value: &self.arena[field.value()] }
+    }
+
+    /// The first value of a known name.
+    pub fn known(&self, id: Name) -> Option<&[u8]> {
+        self.fields.iter().find(|field| field.id == id).map(|field| &self.arena[field.value()])
+    }
+
+    /// All values of a known name, in order.
+    pub fn known_all(&self, id: Name) -> impl Iterator<Item = &[u8]> {
+        self.fields.iter().filter(move |field| field.id == id).map(|field| &self.arena[field.value()])
+    }
+
+    /// The first value of a name given in lower case.
+    pub fn get(&self, name: &str) -> Option<&[u8]> {
+        self.fields.iter().find(|field| self.is_named(**field, name)).map(|field| &self.arena[field.value()])
+    }
+
+    /// All values of a name given in lower case, in order.
+    pub fn get_all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
+        self.fields.iter().filter(move |field| self.is_named(**field, name)).map(|field| &self.arena[field.value()])
+    }
+
+    fn is_named(&self, field: Field, name: &str) -> bool {
+        field.name_len as usize == name.len() && self.arena[field.name()].eq_ignore_ascii_case(name.as_bytes())
+    }
+
+    /// The value of a cookie in the Cookie fields (RFC 6265 section 4.2.1).
+    pub fn cookie(&self, name: &str) -> Option<&[u8]> {
+        self.known_all(Name::Cookie).flat_map(|value| value.split(|byte| *byte == b';')).find_map(|pair| {
+            let pair = pair.trim_ascii();
+            let equals = pair.iter().position(|byte| *byte == b'=')?;
+            (&pair[..equals] == name.as_bytes()).then(|| pair[equals + 1..].trim_ascii())
+        })
+    }
+
+    /// Adds a field at the end.
+    pub fn append(&mut self, name: &[u8], value: &[u8]) {
+        let id = Name::of(name);
+        let name_at = self.push_bytes(name);
+        let value_at = self.push_bytes(value);
+        self.fields.push(Field {
+            name_at: name_at.start as u32,
+            name_len: name.len() as u32,
+            value_at: value_at.start as u32,
+            value_len: value.len() as u32,
+            id,
+        });
+    }
+
+    /// Adds a field at the end, its value written by `write`.
+    pub fn append_with(&mut self, name: &[u8], write: impl FnOnce(&mut Vec<u8>)) {
+        let id = Name::of(name);
+        let name_at = self.push_bytes(name);
+        let start = self.arena.len();
+        write(&mut self.arena);
+        self.fields.push(Field {
+            name_at: name_at.start as u32,
+            name_len: name.len() as u32,
+            value_at: start as u32,
+            value_len: (self.arena.len() - start) as u32,
+            id,
+        });
+    }
+
+    /// Replaces all values of a name (lower case) by one; the first keeps its place.
+    pub fn set(&mut self, name: &str, value: &[u8]) {
+        let at = self.push_bytes(value);
+        let mut placed = false;
+        let arena = &self.arena;
+        self.fields.retain_mut(|field| {
+            if !arena[field.name()].eq_ignore_ascii_case(name.as_bytes()) {
+                return true;
+            }
+            if placed {
+                return false;
+            }
+            placed = true;
+            field.value_at = at.start as u32;
+            field.value_len = value.len() as u32;
+            true
+        });
+        if !placed {
+            let name_at = self.push_bytes(name.as_bytes());
+            self.fields.push(Field {
+                name_at: name_at.start as u32,
+                name_len: name.len() as u32,
+                value_at: at.start as u32,
+                value_len: value.len() as u32,
+                id: Name::of(name.as_bytes()),
+            });
+        }
+    }
+
+    /// Removes all fields of a name (lower case).
+    pub fn remove(&mut self, name: &str) {
+        let arena = &self.arena;
+        self.fields.retain(|field| !arena[field.name()].eq_ignore_ascii_case(name.as_bytes()));
+    }
+
+    /// Removes all fields of a known name.
+    pub fn remove_known(&mut self, id: Name) {
+        self.fields.retain(|field| field.id != id);
+    }
+
+    /// Keeps the fields for which `keep` says so.
+    pub fn retain(&mut self, mut keep: impl FnMut(HeaderField<'_>) -> bool) {
+        let arena = &self.arena;
+        self.fields.retain(|field| {
+            keep(HeaderField { id: field.id, name: &arena[field.name()], value: &arena[field.value()] })
+        });
+    }
+
+    /// Writes `name: value\r\n` for every field.
+    pub fn write_to(&self, out: &mut Vec<u8>) {
+        for field in &self.fields {
+            out.extend_from_slice(&self.arena[field.name()]);
+            out.extend_from_slice(b": ");
+            out.extend_from_slice(&self.arena[field.value()]);
+            out.extend_from_slice(b"\r\n");
+        }
+    }
+
+    /// Copies bytes into the buffer and says where they are.
+    pub(super) fn push_bytes(&mut self, bytes: &[u8]) -> Range<usize> {
+        let start = self.arena.len();
+        self.arena.extend_from_slice(bytes);
+        start..self.arena.len()
+    }
+
+    /// Adds a field whose bytes are already in the buffer.
+    pub(super) fn push_field(&mut self, name: Range<usize>, value: Range<usize>) -> Name {
+        let id = Name::of(&self.arena[name.clone()]);
+        self.fields.push(Field {
+            name_at: name.start as u32,
+            name_len: name.len() as u32,
+            value_at: value.start as u32,
+            value_len: value.len() as u32,
+            id,
+        });
+        id
+    }
+
+    /// Bytes of the buffer.
+    pub(super) fn bytes(&self, range: Range<usize>) -> &[u8] {
+        &self.arena[range]
+    }
+}
+
+impl std::fmt::Debug for Headers {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_map()
+            .entries(self.iter().map(|field| {
+                (String::from_utf8_lossy(field.name).into_owned(), String::from_utf8_lossy(field.value).into_owned())
+            }))
+            .finish()
+    }
+}
+
+/// Version of a message.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Version {
+    /// HTTP/1.0
+    Http10,
+    /// HTTP/1.1
+    #[default]
+    Http11,
+    /// HTTP/2
+    Http2,
+}
+
+impl Version {
+    /// As it stands in logs.
+    pub const fn text(self) -> &'static str {
+        match self {
+            Self::Http10 => "HTTP/1.0",
+            Self::Http11 => "HTTP/1.1",
+            Self::Http2 => "HTTP/2.0",
+        }
+    }
+}
+
+/// Head of a request. All text in it is ASCII without control bytes; who fills it has checked that.
+#[derive(Default)]
+pub struct RequestHead {
+    /// The header fields. `Host` is not among them: it is the [`RequestHead::authority`].
+    pub headers: Headers,
+    /// Version that the client spoke.
+    pub version: Version,
+    method: Range<usize>,
+    path: Range<usize>,
+    query: Option<Range<usize>>,
+    authority: Range<usize>,
+}
+
+impl RequestHead {
+    /// Forgets all, keeps the memory.
+    pub fn clear(&mut self) {
+        self.headers.clear();
+        self.version = Version::Http11;
+        self.method = 0..0;
+        self.path = 0..0;
+        self.query = None;
+        self.authority = 0..0;
+    }
+
+    /// The method as sent.
+    pub fn method(&self) -> &str {
+        text(self.headers.bytes(self.method.clone()))
+    }
+
+    /// The normalised path; begins with `/`, or is `*`.
+    pub fn path(&self) -> &str {
+        text(self.headers.bytes(self.path.clone()))
+    }
+
+    /// The query without `?`.
+    pub fn query(&self) -> Option<&str> {
+        self.query.clone().map(|range| text(self.headers.bytes(range)))
+    }
+
+    /// Host and optional port, lower-case; empty when an HTTP/1.0 client sent none.
+    pub fn authority(&self) -> &str {
+        text(self.headers.bytes(self.authority.clone()))
+    }
+
+    /// The host without port, without a trailing dot; with brackets when it is an IPv6 address.
+    pub fn host(&self) -> &str {
+        let authority = self.authority();
+        let host = match authority.rfind(':') {
+            Some(colon) if !authority[colon..].contains(']') => &authority[..colon],
+            _ => authority,
+        };
+        host.strip_suffix('.').unwrap_or(host)
+    }
+
+    /// Replaces the method.
+    pub fn set_method(&mut self, method: &str) {
+        self.method = self.headers.push_bytes(method.as_bytes());
+    }
+
+    /// Replaces the path. The caller has normalised it.
+    pub fn set_path(&mut self, path: &str) {
+        self.path = self.headers.push_bytes(path.as_bytes());
+    }
+
+    /// Replaces the query.
+    pub fn set_query(&mut self, query: Option<&str>) {
+        self.query = query.map(|query| self.headers.push_bytes(query.as_bytes()));
+    }
+
+    /// Replaces the authority, made lower-case.
+    pub fn set_authority(&mut self, authority: &str) {
+        let range = self.headers.push_bytes(authority.as_bytes());
+        self.headers.arena[range.clone()].make_ascii_lowercase();
+        self.authority = range;
+    }
+
+    /// Whether the method promises to change nothing when repeated (RFC 9110 section 9.2.2).
+    pub fn is_idempotent(&self) -> bool {
+        matches!(self.method(), "GET" | "HEAD" | "PUT" | "DELETE" | "OPTIONS" | "TRACE")
+    }
+}
+
+/// Head of a response.
+#[derive(Default, Debug)]
+pub struct ResponseHead {
+    /// The header fields.
+    pub headers: Headers,
+    /// The status, 100–599.
+    pub status: u16,
+}
+
+impl ResponseHead {
+    /// Forgets all, keeps the memory.
+    pub fn clear(&mut self) {
+        self.headers.clear();
+        self.status = 0;
+    }
+}
+
+fn text(bytes: &[u8]) -> &str {
+    // Everything that enters a head has been checked to be ASCII; an empty text is the safe answer if that were wrong.
+    std::str::from_utf8(bytes).unwrap_or("")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_keep_their_order_through_changes() {
+        let mut headers = Headers::default();
+        headers.append(b"A", b"1");
+        headers.append(b"B", b"2");
+        headers.append(b"a", b"3");
+        headers.set("a", b"9");
+        headers.append(b"C", b"4");
+        headers.remove("b");
+        let mut out = Vec::new();
+        headers.write_to(&mut out);
+        assert_eq!(out, b"A: 9\r\nC: 4\r\n");
+    }
+
+    #[test]
+    fn host_is_the_authority_without_port_and_dot() {
+        let mut head = RequestHead::default();
+        for (authority, host) in [
+            ("Shop.Test:80", "shop.test"),
+            ("shop.test.", "shop.test"),
+            ("[::1]:8080", "[::1]"),
+            ("[::1]", "[::1]"),
+            ("", ""),
+        ] {
+            head.set_authority(authority);
+            assert_eq!(head.host(), host);
+        }
+    }
+
+    #[test]
+    fn cookies_are_found_across_fields_and_crumbs() {
+        let mut headers = Headers::default();
+        headers.append(b"cookie", b"a=1; weir-color=green");
+        headers.append(b"cookie", b"b=2");
+        assert_eq!(headers.cookie("weir-color"), Some(&b"green"[..]));
+        assert_eq!(headers.cookie("b"), Some(&b"2"[..]));
+        assert_eq!(headers.cookie("color"), None);
+    }
+}

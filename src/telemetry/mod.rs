@@ -1,0 +1,3 @@
+//! What Weir measures and says about itself: statistics, metrics, access log.
+
+pub mod stats;

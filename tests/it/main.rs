@@ -15,3 +15,5 @@
 mod harness;
 
 mod harness_selfcheck;
+mod headers;
+mod routing;

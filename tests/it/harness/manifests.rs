@@ -130,14 +130,11 @@ pub fn ingress_with(
 
 /// The IngressClass and the GatewayClass that name Weir.
 pub fn classes() -> String {
-    format!(
-        "apiVersion: networking.k8s.io/v1\nkind: IngressClass\nmetadata:\n  name: weir\nspec:\n  controller: {CONTROLLER}\n---\n\
-         apiVersion: gateway.networking.k8s.io/v1\nkind: GatewayClass\nmetadata:\n  name: weir\nspec:\n  controllerName: {CONTROLLER}\n---\n"
-    )
+    "apiVersion: networking.k8s.io/v1\nkind: IngressClass\nmetadata:\n  name: weir\nspec:\n  controller: \
+     weir.dev/ingress-controller\n---\napiVersion: gateway.networking.k8s.io/v1\nkind: GatewayClass\nmetadata:\n  name: \
+     weir\nspec:\n  controllerName: weir.dev/gateway-controller\n---\n"
+        .to_owned()
 }
-
-/// The name by which classes refer to Weir.
-pub const CONTROLLER: &str = "weir.dev/controller";
 
 /// A Gateway with an HTTP listener on port 80, and an HTTPS one on 443 if a Secret is named.
 pub fn gateway(name: &str, secret: &str) -> String {

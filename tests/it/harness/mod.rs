@@ -11,6 +11,7 @@ pub mod manifests;
 pub mod metrics;
 pub mod nginx;
 pub mod raw;
+pub mod scene;
 pub mod tools;
 pub mod turn;
 pub mod websocket;

@@ -14,6 +14,11 @@
 
 mod harness;
 
+mod grpc;
 mod harness_selfcheck;
 mod headers;
+mod outliers;
+mod retries;
 mod routing;
+mod smuggling;
+mod websockets;

@@ -14,6 +14,7 @@
 
 mod harness;
 
+mod draining;
 mod grpc;
 mod harness_selfcheck;
 mod headers;
@@ -21,9 +22,12 @@ mod http2;
 mod limits;
 mod nginx;
 mod outliers;
+mod reload;
 mod retries;
 mod routing;
 mod smuggling;
+mod statistics;
+mod streaming;
 mod tls;
 mod upgrades;
 mod websockets;

@@ -14,6 +14,7 @@
 
 mod harness;
 
+mod cutover;
 mod draining;
 mod grpc;
 mod harness_selfcheck;
@@ -25,6 +26,7 @@ mod outliers;
 mod reload;
 mod retries;
 mod routing;
+mod scale;
 mod smuggling;
 mod statistics;
 mod streaming;

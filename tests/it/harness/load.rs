@@ -37,8 +37,10 @@ pub struct Plan {
     pub https: Option<(SocketAddr, Arc<ClientConfig>)>,
     /// Host of everything but gRPC.
     pub host: String,
-    /// Host of gRPC.
-    pub grpc_host: String,
+    /// Hosts of WebSockets, one after the other; empty: `host`.
+    pub long_hosts: Vec<String>,
+    /// Hosts of gRPC, one after the other.
+    pub grpc_hosts: Vec<String>,
     pub keep_alive: usize,
     pub new_connections: usize,
     /// Connections and streams in parallel on each.
@@ -58,7 +60,8 @@ impl Plan {
             http: weir.http,
             https: None,
             host: host.to_owned(),
-            grpc_host: grpc_host.to_owned(),
+            long_hosts: Vec::new(),
+            grpc_hosts: vec![grpc_host.to_owned()],
             keep_alive: 8,
             new_connections: 2,
             multiplexed: (2, 4),
@@ -142,6 +145,11 @@ impl Load {
         self.shared.state.send_replace(State::Leaving);
     }
 
+    /// From now on requests (not streams) go to this host.
+    pub fn aim(&self, host: &str) {
+        *self.shared.host.lock().unwrap() = host.to_owned();
+    }
+
     /// Ends every client properly and counts.
     pub async fn stop(mut self) -> Report {
         self.shared.state.send_replace(State::Ending);
@@ -170,6 +178,7 @@ struct Shared {
     multiplexed: Kind,
     sockets: Kind,
     grpc_streams: Kind,
+    host: Mutex<String>,
     tokens: AtomicU64,
     servers: Mutex<BTreeMap<String, u64>>,
     examples: Mutex<Vec<String>>,
@@ -267,6 +276,7 @@ impl fmt::Display for Report {
 impl Shared {
     fn new(plan: Plan) -> Self {
         Self {
+            host: Mutex::new(plan.host.clone()),
             plan,
             state: watch::Sender::new(State::Running),
             keep_alive: Kind::default(),
@@ -354,8 +364,8 @@ impl Shared {
     /// A request, and what must come back: the end of the body.
     fn request(&self) -> (Request<Body>, Expected) {
         let token = self.token();
-        let builder =
-            |method, path| client::request(method, &self.plan.host, path).header("x-token", token.to_string());
+        let host = self.host.lock().unwrap().clone();
+        let builder = |method, path| client::request(method, &host, path).header("x-token", token.to_string());
         if self.plan.posts && token % 8 == 0 {
             let body = Bytes::from(vec![b'0' + (token / 8 % 10) as u8; POSTED]);
             let request = builder(Method::POST, "/echo").body(full(body.clone())).unwrap();
@@ -547,8 +557,10 @@ fn unsent(error: &(dyn std::error::Error + 'static)) -> bool {
 async fn socket(shared: Arc<Shared>, number: usize) {
     let kind = &shared.sockets;
     let target = shared.target(number, "http/1.1");
+    let hosts = &shared.plan.long_hosts;
+    let host = if hosts.is_empty() { shared.plan.host.clone() } else { hosts[number % hosts.len()].clone() };
     while shared.is(State::Running) {
-        let mut socket = match timely(Socket::connect(&target, &shared.plan.host)).await {
+        let mut socket = match timely(Socket::connect(&target, &host)).await {
             Ok(socket) => socket,
             Err(error) => {
                 shared.fail(kind, "websocket, connect", chain(&*error));
@@ -585,11 +597,12 @@ async fn socket(shared: Arc<Shared>, number: usize) {
     }
 }
 
-async fn grpc_stream(shared: Arc<Shared>, _number: usize) {
+async fn grpc_stream(shared: Arc<Shared>, number: usize) {
     let kind = &shared.grpc_streams;
+    let host = &shared.plan.grpc_hosts[number % shared.plan.grpc_hosts.len()];
     while shared.is(State::Running) {
         let opened = timely(async {
-            let mut client = grpc::Client::connect(shared.plan.http, &shared.plan.grpc_host).await?;
+            let mut client = grpc::Client::connect(shared.plan.http, host).await?;
             Ok(client.bidi().await?)
         });
         let (sender, mut receiver) = match opened.await {

@@ -14,6 +14,7 @@
 
 mod harness;
 
+mod badinput;
 mod cutover;
 mod draining;
 mod grpc;
@@ -23,6 +24,7 @@ mod http2;
 mod limits;
 mod nginx;
 mod outliers;
+mod proxyprotocol;
 mod reload;
 mod retries;
 mod routing;

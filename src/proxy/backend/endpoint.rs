@@ -385,23 +385,3 @@ pub(super) mod tests {
         assert_eq!(endpoint.share(0, 22 * SECOND), 1.0);
     }
 }
-
-impl Endpoint {
-    /// An endpoint that nothing is known about yet.
-    pub fn new(address: SocketAddr, pod: Option<Arc<str>>, series: Series) -> Self {
-        Self { address, pod, in_flight: AtomicU32::new(0), series }
-    }
-}
-
-impl EndpointSet {
-    /// A set of endpoints, sorted by address, under a backend's policy. `previous` is the set that it replaces, `None` at
-    /// first sight; `now` is nanoseconds of the process clock.
-    pub fn new(
-        members: Vec<(Arc<Endpoint>, model::Condition)>,
-        _previous: Option<&EndpointSet>,
-        _desired: &model::Backend,
-        _now: u64,
-    ) -> Self {
-        Self { members }
-    }
-}

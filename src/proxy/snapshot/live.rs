@@ -445,8 +445,8 @@ impl LiveColor {
         let series = context.registry.color(labels(key, &wanted.color));
         let color = Arc::new(Color::new(wanted.color.clone(), id, series));
         let live = Self { color, source: wanted.source.clone(), held_until: None, departed: Vec::new() };
-        let members = live.endpoints(&context.members(&wanted.source), &EndpointSet::default(), context);
-        // At first sight nothing is new among the endpoints: none of them starts slowly.
+        // At first sight no endpoint is newer than the others: none of them starts slowly.
+        let members = live.endpoints(&context.members(&wanted.source), &EndpointSet::default(), 0, context);
         live.color.endpoints.store(Arc::new(EndpointSet::new(members, None, context.desired, context.now)));
         live
     }
@@ -483,12 +483,11 @@ impl LiveColor {
 
     fn store(&mut self, members: Arc<[model::Endpoint]>, context: &Context<'_>) -> Hold {
         let before = self.color.endpoints.load_full();
-        let members = self.endpoints(&members, &before, context);
+        let members = self.endpoints(&members, &before, context.now, context);
         let set = EndpointSet::new(members, Some(&before), context.desired, context.now);
         self.departed.retain(|endpoint| endpoint.strong_count() > 0);
         for (endpoint, _) in &before.members {
-            let at = set.members.binary_search_by(|(member, _)| member.address.cmp(&endpoint.address));
-            if !at.is_ok_and(|at| Arc::ptr_eq(&set.members[at].0, endpoint)) {
+            if !set.find(endpoint.address).is_some_and(|member| Arc::ptr_eq(member, endpoint)) {
                 self.departed.push(Arc::downgrade(endpoint));
             }
         }
@@ -496,18 +495,20 @@ impl LiveColor {
         if self.held_until.take().is_some() { Hold::Ended } else { Hold::Same }
     }
 
-    /// The live endpoints of some addresses: those of the last set, those that left and are still in use, or new ones.
+    /// The live endpoints of some addresses: those of the last set, those that left and are still in use, or new ones,
+    /// which begin at `start`.
     fn endpoints(
         &self,
         members: &[model::Endpoint],
         before: &EndpointSet,
+        start: u64,
         context: &Context<'_>,
     ) -> Vec<(Arc<Endpoint>, Condition)> {
         let known = |wanted: &model::Endpoint| -> Option<Arc<Endpoint>> {
             // Another pod behind the same address is another endpoint.
             let same = |endpoint: &Endpoint| endpoint.address == wanted.address && endpoint.pod == wanted.pod;
-            let at = before.members.binary_search_by(|(endpoint, _)| endpoint.address.cmp(&wanted.address)).ok();
-            at.map(|at| &before.members[at].0)
+            before
+                .find(wanted.address)
                 .filter(|endpoint| same(endpoint))
                 .cloned()
                 .or_else(|| self.departed.iter().filter_map(Weak::upgrade).find(|endpoint| same(endpoint)))
@@ -518,7 +519,7 @@ impl LiveColor {
                 let endpoint = known(wanted).unwrap_or_else(|| {
                     let labels = labels(&context.desired.key, &self.color.name);
                     let series = context.registry.endpoint(labels, wanted.address);
-                    Arc::new(Endpoint::new(wanted.address, wanted.pod.clone(), series))
+                    Arc::new(Endpoint::new(wanted.address, wanted.pod.clone(), series, start))
                 });
                 (endpoint, wanted.condition)
             })

@@ -107,7 +107,19 @@ impl Switch {
     }
 }
 
+impl Color {
+    /// A color without endpoints.
+    pub fn new(name: Arc<str>, id: ColorId, series: Series) -> Self {
+        Self { name, id, endpoints: ArcSwap::default(), series }
+    }
+}
+
 impl Backend {
+    /// Ties live things to what is desired. `colors` stand in the order of `desired.colors`.
+    pub fn new(desired: Arc<model::Backend>, colors: Box<[Arc<Color>]>, switch: Arc<Switch>, load: Arc<Load>) -> Self {
+        Self { key: desired.key.clone(), desired, colors, switch, load }
+    }
+
     /// The color that serves a request without a preview.
     pub fn effective(&self) -> Option<&Arc<Color>> {
         let id = self.switch.effective();

@@ -54,9 +54,12 @@ mod tests {
     }
 
     fn written(headers: &Headers) -> String {
-        let mut out = Vec::new();
-        headers.write_to(&mut out);
-        String::from_utf8(out).unwrap()
+        headers
+            .iter()
+            .map(|field| {
+                format!("{}: {}\r\n", String::from_utf8_lossy(field.name), String::from_utf8_lossy(field.value))
+            })
+            .collect()
     }
 
     #[test]

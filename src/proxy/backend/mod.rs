@@ -6,6 +6,7 @@
 pub mod balance;
 pub mod breaker;
 pub mod endpoint;
+pub mod health;
 pub mod outlier;
 
 use std::sync::Arc;

@@ -8,9 +8,11 @@ pub mod breaker;
 pub mod endpoint;
 pub mod health;
 pub mod outlier;
+pub mod prewarm;
+pub mod streams;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use arc_swap::ArcSwap;
 
@@ -19,6 +21,8 @@ use crate::telemetry::stats::Series;
 
 pub use breaker::{Load, Permit, RetryBudget};
 pub use endpoint::{Endpoint, EndpointSet};
+pub use prewarm::{Prewarm, PrewarmOrder};
+pub use streams::{DrainOrder, End, StreamGuard, Streams};
 
 /// A backend that requests are sent to. Kept as long as its key is; what changes with the configuration is rebuilt by
 /// compile, what is live (endpoints, switch, counters) is carried over.
@@ -47,6 +51,12 @@ pub struct Color {
     pub endpoints: ArcSwap<EndpointSet>,
     /// Statistics of requests to this color and port.
     pub series: Series,
+    /// Its long-lived streams.
+    pub streams: Streams,
+    /// Connections that workers are asked to open.
+    pub prewarm: Prewarm,
+    /// Whether a preview may choose this color while it is not effective; written by the cutover driver.
+    pub preview_open: AtomicBool,
 }
 
 impl Color {
@@ -98,7 +108,19 @@ impl Switch {
     }
 }
 
+impl Color {
+    /// A color without endpoints.
+    pub fn new(name: Arc<str>, id: ColorId, series: Series) -> Self {
+        Self { name, id, endpoints: ArcSwap::default(), series }
+    }
+}
+
 impl Backend {
+    /// Ties live things to what is desired. `colors` stand in the order of `desired.colors`.
+    pub fn new(desired: Arc<model::Backend>, colors: Box<[Arc<Color>]>, switch: Arc<Switch>, load: Arc<Load>) -> Self {
+        Self { key: desired.key.clone(), desired, colors, switch, load }
+    }
+
     /// The color that serves a request without a preview.
     pub fn effective(&self) -> Option<&Arc<Color>> {
         let id = self.switch.effective();

@@ -334,19 +334,10 @@ mod tests {
         let desired = model::Backend { health, protocol, ..desired() };
         let members = list.iter().map(|endpoint| (Arc::clone(endpoint), Condition::Ready)).collect();
         let labels = ColorLabels { namespace: "shop".into(), service: "web".into(), port: 80, color: "".into() };
-        let color = Color {
-            name: "".into(),
-            id: ColorId(0),
-            endpoints: ArcSwap::from_pointee(EndpointSet::new(members, None, &desired, 0)),
-            series: Registry::new(1, &[]).color(labels),
-        };
-        Arc::new(Backend {
-            key: desired.key.clone(),
-            desired: Arc::new(desired),
-            colors: [Arc::new(color)].into(),
-            switch: Arc::new(Switch::new(ObjectName::new("shop", "web"), ColorId(0))),
-            load: Arc::new(Load::default()),
-        })
+        let color = Color::new("".into(), ColorId(0), Registry::new(1, &[]).color(labels));
+        color.endpoints.store(Arc::new(EndpointSet::new(members, None, &desired, 0)));
+        let switch = Arc::new(Switch::new(ObjectName::new("shop", "web"), ColorId(0)));
+        Arc::new(Backend::new(Arc::new(desired), [Arc::new(color)].into(), switch, Arc::new(Load::default())))
     }
 
     #[test]

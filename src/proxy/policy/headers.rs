@@ -54,12 +54,8 @@ mod tests {
     }
 
     fn written(headers: &Headers) -> String {
-        headers
-            .iter()
-            .map(|field| {
-                format!("{}: {}\r\n", String::from_utf8_lossy(field.name), String::from_utf8_lossy(field.value))
-            })
-            .collect()
+        let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
+        headers.iter().map(|field| format!("{}: {}\r\n", text(field.name), text(field.value))).collect()
     }
 
     #[test]

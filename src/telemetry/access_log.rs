@@ -4,7 +4,6 @@
 //! enough; it never waits for anybody (see [`super::sink`]). Lines are pure ASCII: control bytes and everything beyond
 //! ASCII are escaped, so that no client can put terminal sequences or broken encodings into the log.
 
-use std::cell::RefCell;
 use std::io::{self, Write};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -29,14 +28,14 @@ pub enum Mode {
     Full,
 }
 
-/// The writer's end of the log, one for the process; lines come from every worker's [`AccessLog`].
+/// The log; lines come from its [`Logger`]s.
 #[derive(Debug)]
-pub struct LogWriter {
+pub struct AccessLog {
     mode: Mode,
     sink: Option<Sink>,
 }
 
-impl LogWriter {
+impl AccessLog {
     /// Opens the target, unless the mode is [`Mode::Off`].
     ///
     /// # Errors
@@ -50,16 +49,14 @@ impl LogWriter {
     }
 
     /// For one worker. The seed decides which requests are sampled.
-    pub fn worker(&self, seed: u64) -> AccessLog {
-        AccessLog {
+    pub fn logger(&self, seed: u64) -> Logger {
+        Logger {
             mode: self.mode,
             sender: self.sink.as_ref().map(Sink::sender),
-            pending: RefCell::new(Pending {
-                random: fastrand::Rng::with_seed(seed),
-                buffer: Vec::new(),
-                lines: 0,
-                wall: clock::unix_offset(),
-            }),
+            random: fastrand::Rng::with_seed(seed),
+            buffer: Vec::new(),
+            lines: 0,
+            wall: clock::unix_offset(),
         }
     }
 
@@ -68,8 +65,7 @@ impl LogWriter {
         self.sink.as_ref().map(Sink::sender)
     }
 
-    /// Writes what is queued, for at most this long, and ends. Says whether everything was written. What a worker has not
-    /// flushed is not queued; dropping its [`AccessLog`] flushes.
+    /// Writes what is queued, for at most this long, and ends. Says whether everything was written.
     pub fn finish(self, patience: Duration) -> bool {
         self.sink.is_none_or(|sink| sink.finish(patience))
     }
@@ -128,71 +124,49 @@ pub struct Entry<'a> {
 
 /// One worker's end of the log.
 #[derive(Debug)]
-pub struct AccessLog {
+pub struct Logger {
     mode: Mode,
     sender: Option<SinkSender>,
-    pending: RefCell<Pending>,
-}
-
-/// Lines that were not handed over yet.
-#[derive(Debug)]
-struct Pending {
     random: fastrand::Rng,
     buffer: Vec<u8>,
     lines: u64,
     wall: WallOffset,
 }
 
-impl AccessLog {
+impl Logger {
     /// One that logs nothing.
     pub fn off() -> Self {
-        LogWriter { mode: Mode::Off, sink: None }.worker(0)
+        AccessLog { mode: Mode::Off, sink: None }.logger(0)
     }
 
     /// Whether the next request is to be logged; decides anew at every call.
     #[inline]
-    pub fn wants(&self) -> bool {
+    pub fn wants(&mut self) -> bool {
         match self.mode {
             Mode::Off => false,
             Mode::Full => true,
-            Mode::Sampled(share) => self.pending.borrow_mut().random.f64() < share,
+            Mode::Sampled(share) => self.random.f64() < share,
         }
     }
 
     /// Logs a request.
-    pub fn log(&self, entry: &Entry<'_>) {
-        let Some(sender) = &self.sender else { return };
-        let mut pending = self.pending.borrow_mut();
-        let Pending { buffer, wall, .. } = &mut *pending;
-        entry.write(buffer, *wall);
-        pending.lines += 1;
-        if pending.buffer.len() >= BATCH {
-            pending.hand_over(sender);
+    pub fn log(&mut self, entry: &Entry<'_>) {
+        if self.sender.is_none() {
+            return;
+        }
+        entry.write(&mut self.buffer, self.wall);
+        self.lines += 1;
+        if self.buffer.len() >= BATCH {
+            self.flush();
         }
     }
 
     /// Hands over what was logged so far. To be called every 100 ms or so.
-    pub fn flush(&self) {
-        if let Some(sender) = &self.sender {
-            let mut pending = self.pending.borrow_mut();
-            pending.wall = clock::unix_offset();
-            pending.hand_over(sender);
-        }
-    }
-}
-
-impl Drop for AccessLog {
-    fn drop(&mut self) {
-        self.flush();
-    }
-}
-
-impl Pending {
-    fn hand_over(&mut self, sender: &SinkSender) {
-        if self.lines == 0 {
-            return;
-        }
-        match sender.send(std::mem::take(&mut self.buffer), self.lines) {
+    pub fn flush(&mut self) {
+        self.wall = clock::unix_offset();
+        let Some(sender) = self.sender.as_ref().filter(|_| self.lines > 0) else { return };
+        let full = std::mem::take(&mut self.buffer);
+        match sender.send(full, self.lines) {
             Ok(()) => self.buffer = Vec::with_capacity(BATCH + BATCH / 8),
             Err(mut back) => {
                 back.clear();
@@ -200,6 +174,12 @@ impl Pending {
             }
         }
         self.lines = 0;
+    }
+}
+
+impl Drop for Logger {
+    fn drop(&mut self) {
+        self.flush();
     }
 }
 
@@ -353,10 +333,10 @@ mod tests {
     fn all_lines_of_all_workers_reach_the_file() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("access.log");
-        let log = LogWriter::open(Mode::Full, Target::File(path.clone())).unwrap();
+        let log = AccessLog::open(Mode::Full, Target::File(path.clone())).unwrap();
         std::thread::scope(|scope| {
             for worker in 0..3 {
-                let logger = log.worker(worker);
+                let mut logger = log.logger(worker);
                 scope.spawn(move || {
                     for _ in 0..500 {
                         assert!(logger.wants());
@@ -375,9 +355,10 @@ mod tests {
     #[test]
     fn the_mode_decides_how_many_are_logged() {
         let folder = tempfile::tempdir().unwrap();
-        let sampled = LogWriter::open(Mode::Sampled(0.1), Target::File(folder.path().join("log"))).unwrap();
-        let logger = sampled.worker(1);
-        let off = AccessLog::off();
+        let open = |mode| AccessLog::open(mode, Target::File(folder.path().join("log"))).unwrap();
+        let mut off = Logger::off();
+        let sampled = open(Mode::Sampled(0.1));
+        let mut logger = sampled.logger(1);
         assert!((0..1_000).all(|_| !off.wants()));
         let wanted = (0..10_000).filter(|_| logger.wants()).count();
         assert!((900..1_100).contains(&wanted), "{wanted} of 10,000");

@@ -3,6 +3,8 @@
 pub mod admin;
 pub mod cli;
 pub mod control;
+pub mod drain;
 pub mod model;
 pub mod proxy;
 pub mod telemetry;
+pub mod tls;

@@ -1,5 +1,7 @@
 //! Weir: an edge load balancer and ingress proxy.
 
+pub mod admin;
+pub mod cli;
 pub mod config;
 pub mod control;
 pub mod model;

@@ -73,7 +73,7 @@ fn a_bad_document_harms_only_itself() {
     assert!(!parsed.broken);
     let problem = &parsed.problems[0];
     assert_eq!((problem.line, problem.column), (7, 11), "{problem}");
-    assert_eq!(problem.text, "?");
+    assert_eq!(problem.text, "invalid i32, at `- port: eighty`");
     assert_eq!(problem.object.as_ref().unwrap().to_string(), "Service default/bad");
 }
 

@@ -110,7 +110,15 @@ impl Switch {
 impl Color {
     /// A color without endpoints.
     pub fn new(name: Arc<str>, id: ColorId, series: Series) -> Self {
-        Self { name, id, endpoints: ArcSwap::default(), series }
+        Self {
+            name,
+            id,
+            endpoints: ArcSwap::default(),
+            series,
+            streams: Streams::default(),
+            prewarm: Prewarm::default(),
+            preview_open: AtomicBool::new(false),
+        }
     }
 }
 

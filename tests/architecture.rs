@@ -41,10 +41,10 @@ const RULE: &[(&str, &[&str])] = &[
     ("proxy::worker", &["model", "proxy::*", "tls", "telemetry", "drain"]),
     ("proxy", &[]),
     ("control::translate", &["model"]),
-    // The machine decides over the model alone; only its driver and the probes touch what is alive.
-    ("control::cutover", &["model"]),
-    ("control::cutover::driver", &["model", "control::cutover", "proxy::backend", "telemetry", "drain"]),
-    ("control::cutover::probe", &["model", "control::cutover", "proxy::backend", "telemetry", "drain"]),
+    // The machine decides over the model alone; only its driver and the tally touch what is alive.
+    ("control::cutover", &["model", "control::cutover::driver", "control::cutover::tally"]),
+    ("control::cutover::driver", &["model", "control::cutover", "control::cutover::tally", "proxy::backend"]),
+    ("control::cutover::tally", &["proxy::backend", "telemetry"]),
     ("control::provider", &["model", "control::translate", "telemetry", "drain"]),
     ("control", &["model", "control::*", "proxy::snapshot", "telemetry", "drain"]),
     ("autoscale", &["model", "telemetry", "drain"]),

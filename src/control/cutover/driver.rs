@@ -17,8 +17,8 @@ use super::gate::{ColorView, Observation};
 use super::machine::{Action, Input, Machine, Moment};
 use super::phase::{Event, Note};
 use super::probe::{Probing, Target};
-use super::tally::Tally;
 use super::state::{Board, ColorState, CutoverState, StampedNote, Totals};
+use super::tally::Tally;
 
 /// Between two observations when nothing happens.
 pub const TICK: Duration = Duration::from_millis(100);

@@ -8,6 +8,7 @@ use super::client::AdminError;
 use super::demo::DemoError;
 use super::serve::ServeError;
 use crate::config::SettingError;
+use crate::control::cutover::edit::EditError;
 
 /// Exit codes that scripts rely on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -62,6 +63,9 @@ pub enum CliError {
         /// The Service.
         service: String,
     },
+    /// The annotation was not changed.
+    #[error(transparent)]
+    Edit(#[from] EditError),
     /// The admin API.
     #[error(transparent)]
     Admin(#[from] AdminError),
@@ -83,7 +87,8 @@ impl CliError {
     pub fn exit(&self) -> Exit {
         match self {
             Self::Argument { .. } | Self::Settings(_) => Exit::Usage,
-            Self::Manifests { .. } => Exit::Unreachable,
+            Self::Manifests { .. } | Self::Edit(EditError::File { .. }) => Exit::Unreachable,
+            Self::Edit(_) => Exit::Findings,
             Self::Cutover { .. } => Exit::Findings,
             Self::Admin(AdminError::NotFound { .. } | AdminError::Refused { .. }) => Exit::Findings,
             Self::Admin(_) => Exit::Unreachable,

@@ -6,6 +6,7 @@
 
 mod api;
 mod guard;
+pub mod show;
 mod sources;
 mod view;
 

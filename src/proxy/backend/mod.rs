@@ -7,9 +7,11 @@ pub mod balance;
 pub mod breaker;
 pub mod endpoint;
 pub mod outlier;
+pub mod prewarm;
+pub mod streams;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use arc_swap::ArcSwap;
 
@@ -18,6 +20,8 @@ use crate::telemetry::stats::Series;
 
 pub use breaker::{Load, Permit, RetryBudget};
 pub use endpoint::{Endpoint, EndpointSet};
+pub use prewarm::{Prewarm, PrewarmOrder};
+pub use streams::{DrainOrder, End, StreamGuard, Streams};
 
 /// A backend that requests are sent to. Kept as long as its key is; what changes with the configuration is rebuilt by
 /// compile, what is live (endpoints, switch, counters) is carried over.
@@ -46,9 +50,28 @@ pub struct Color {
     pub endpoints: ArcSwap<EndpointSet>,
     /// Statistics of requests to this color and port.
     pub series: Series,
+    /// Its long-lived streams.
+    pub streams: Streams,
+    /// Connections that workers are asked to open.
+    pub prewarm: Prewarm,
+    /// Whether a preview may choose this color while it is not effective; written by the cutover driver.
+    pub preview_open: AtomicBool,
 }
 
 impl Color {
+    /// A color without endpoints.
+    pub fn new(name: Arc<str>, id: ColorId, series: Series) -> Self {
+        Self {
+            name,
+            id,
+            endpoints: ArcSwap::default(),
+            series,
+            streams: Streams::default(),
+            prewarm: Prewarm::default(),
+            preview_open: AtomicBool::new(false),
+        }
+    }
+
     /// Picks the endpoint for an attempt; `None`: the color has no endpoint that may be used. See [`EndpointSet::pick`].
     pub fn pick(
         &self,
@@ -94,13 +117,6 @@ impl Switch {
     /// Points at another color: every request that is routed from now on goes there.
     pub fn flip(&self, to: ColorId) {
         self.effective.store(to.0, Ordering::Release);
-    }
-}
-
-impl Color {
-    /// A color without endpoints.
-    pub fn new(name: Arc<str>, id: ColorId, series: Series) -> Self {
-        Self { name, id, endpoints: ArcSwap::default(), series }
     }
 }
 

@@ -112,6 +112,11 @@ impl Timer {
         }
     }
 
+    /// Whether there is a deadline.
+    pub fn is_set(&self) -> bool {
+        self.entry.deadline.get() != NEVER
+    }
+
     /// Takes the deadline away.
     pub fn clear(&self) {
         self.entry.deadline.set(NEVER);

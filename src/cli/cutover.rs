@@ -1,0 +1,181 @@
+//! `weir cutover`: shows a Service's cutover, and starts one by changing the one annotation that is the switch.
+
+use std::path::PathBuf;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use clap::Subcommand;
+use serde_json::Value;
+
+use super::client::{Admin, AdminError};
+use super::exit::{CliError, Exit};
+use super::output::{self, Format, Progress};
+use crate::model::ObjectName;
+
+/// Between two looks at a running cutover.
+const LOOK: Duration = Duration::from_millis(200);
+
+/// Shows, starts and follows blue-green cutovers.
+#[derive(clap::Args, Debug)]
+pub(super) struct Cutover {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand, Debug)]
+enum Verb {
+    /// Shows where a Service stands: effective color, phase, receipt.
+    Status {
+        #[command(flatten)]
+        target: Target,
+        /// How to print it.
+        #[arg(short, long, value_enum, default_value_t)]
+        output: Format,
+    },
+    /// Starts a cutover: changes `weir.dev/active` in the manifest file, and no other byte.
+    Start {
+        #[command(flatten)]
+        target: Target,
+        /// The color that shall serve.
+        #[arg(long, value_name = "COLOR")]
+        to: String,
+        /// Folder of manifests that the Service is in.
+        #[arg(long, value_name = "DIR", env = "WEIR_MANIFESTS")]
+        manifests: PathBuf,
+        /// Waits until the color serves; exit code 1 if it is refused.
+        #[arg(long)]
+        wait: bool,
+        /// How long to wait at most, in seconds.
+        #[arg(long, value_name = "SECONDS", default_value_t = 900, requires = "wait")]
+        timeout: u64,
+    },
+    /// Follows a cutover until it is over.
+    Watch {
+        #[command(flatten)]
+        target: Target,
+        /// Follows only until this color serves; exit code 1 if it is refused.
+        #[arg(long, value_name = "COLOR")]
+        to: Option<String>,
+    },
+}
+
+#[derive(clap::Args, Debug)]
+struct Target {
+    /// The Service that routes name, NAMESPACE/NAME; without a namespace: default.
+    #[arg(value_name = "NAMESPACE/NAME", value_parser = service)]
+    service: ObjectName,
+    /// Address of the running Weir's admin API.
+    #[arg(long, value_name = "ADDR", env = "WEIR_ADMIN", default_value = super::ADMIN)]
+    admin: String,
+}
+
+impl Target {
+    fn state(&self) -> Result<State, AdminError> {
+        let ObjectName { namespace, name } = &self.service;
+        let value = Admin::at(&self.admin).json(&format!("/api/v1/services/{namespace}/{name}/cutover"))?;
+        Ok(State { value })
+    }
+}
+
+fn service(text: &str) -> Result<ObjectName, String> {
+    let (namespace, name) = text.split_once('/').unwrap_or(("default", text));
+    let fine = |part: &str| {
+        !part.is_empty() && part.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'.')
+    };
+    if fine(namespace) && fine(name) {
+        Ok(ObjectName::new(namespace, name))
+    } else {
+        Err("not the name of a Service; write NAMESPACE/NAME, for example shop/checkout".to_owned())
+    }
+}
+
+pub(super) fn cutover(arguments: &Cutover) -> Result<Exit, CliError> {
+    match &arguments.verb {
+        Verb::Status { target, output } => {
+            let state = target.state()?;
+            output::print(&match output {
+                Format::Table => output::outline(&state.value),
+                format => output::machine(*format, &state.value),
+            });
+            Ok(Exit::Ok)
+        }
+        Verb::Start { target, to, manifests, wait, timeout } => {
+            start(target, to, manifests)?;
+            if *wait { follow(target, Some(to), Some(Duration::from_secs(*timeout))) } else { Ok(Exit::Ok) }
+        }
+        Verb::Watch { target, to } => follow(target, to.as_deref(), None),
+    }
+}
+
+/// What the admin API says about a Service's cutover.
+struct State {
+    value: Value,
+}
+
+impl State {
+    fn text(&self, key: &str) -> &str {
+        self.value.get(key).and_then(Value::as_str).unwrap_or("")
+    }
+
+    fn line(&self) -> String {
+        let mut line = format!("{}  effective {}", self.text("phase"), self.text("effective"));
+        for key in ["reason", "message"] {
+            if !self.text(key).is_empty() {
+                line.push_str("  ");
+                line.push_str(self.text(key));
+            }
+        }
+        line
+    }
+}
+
+/// Shows every change until the attempt is over or, with `to`, until that color serves.
+fn follow(target: &Target, to: Option<&str>, limit: Option<Duration>) -> Result<Exit, CliError> {
+    let started = Instant::now();
+    let mut progress = Progress::default();
+    // A bad end that is seen before anything moved belongs to an earlier attempt, unless it stays for this long: the
+    // folder's change takes a moment to be seen.
+    let grace = Duration::from_secs(3);
+    let mut moved = false;
+    let end = loop {
+        let state = target.state()?;
+        progress.show(&state.line());
+        let phase = state.text("phase").to_owned();
+        moved |= matches!(phase.as_str(), "Warming" | "Verifying" | "Committing" | "Draining");
+        let late = started.elapsed() >= grace;
+        match to {
+            Some(to) if state.text("effective") == to && phase != "Committing" => break Ok(()),
+            Some(_) if is_bad(&phase) && (moved || late) => break Err(format!("{} ended as {phase}", target.service)),
+            None if moved && !is_running(&phase) => {
+                break if is_bad(&phase) { Err(format!("{} ended as {phase}", target.service)) } else { Ok(()) };
+            }
+            None if !moved && !is_running(&phase) && late => break Ok(()),
+            _ => {}
+        }
+        if limit.is_some_and(|limit| started.elapsed() >= limit) {
+            break Err(format!("{} is still {phase} after {} s", target.service, started.elapsed().as_secs()));
+        }
+        thread::sleep(LOOK);
+    };
+    progress.end();
+    match end {
+        Ok(()) => Ok(Exit::Ok),
+        Err(problem) => Err(CliError::Cutover { problem, service: target.service.to_string() }),
+    }
+}
+
+fn is_running(phase: &str) -> bool {
+    matches!(phase, "Warming" | "Verifying" | "Committing" | "Draining")
+}
+
+fn is_bad(phase: &str) -> bool {
+    matches!(phase, "Rejected" | "Aborted" | "RolledBack")
+}
+
+fn start(target: &Target, to: &str, manifests: &std::path::Path) -> Result<(), CliError> {
+    Err(CliError::Argument {
+        argument: format!("--to {to}"),
+        problem: format!("this build cannot edit {} in {}", target.service, manifests.display()),
+        fix: "edit weir.dev/active by hand".to_owned(),
+    })
+}

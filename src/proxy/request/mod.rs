@@ -1,0 +1,21 @@
+//! The path of a request: admit, match, guard, shape, attempt, answer, settle.
+//!
+//! `handle` is the path itself, top to bottom; `attempt` is one try at one endpoint; `body` and `reply` are what goes to
+//! and comes from either side; `upgrade` takes over when a connection stops being HTTP. Everything here runs on one
+//! worker's thread with that worker's [`Context`].
+
+mod attempt;
+mod body;
+mod context;
+mod exchange;
+mod handle;
+mod reply;
+mod upgrade;
+mod upstream_h2;
+
+pub use body::{RequestBody, ResponseBody};
+pub use context::Context;
+pub use exchange::{Exchange, Origin, Running};
+pub use handle::handle;
+pub use reply::write_head;
+pub use upgrade::tunnel;

@@ -1,6 +1,7 @@
 //! Where objects come from. A provider publishes [`Change`](super::translate::Change)s; nothing before its first full
 //! listing, and never an object that did not really change.
 
+pub mod feed;
 pub mod manifest;
 
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -48,6 +48,7 @@ pub struct Live {
     /// Colors whose vanished endpoints are being kept.
     holds: usize,
     list: Arc<ArcSwap<Vec<Arc<Backend>>>>,
+    revision: u64,
 }
 
 struct LiveService {
@@ -92,12 +93,18 @@ impl Live {
             resolved: BTreeMap::new(),
             holds: 0,
             list: Arc::default(),
+            revision: 0,
         }
     }
 
     /// All backends, current at any time; for the health checker, the cutover driver and admin.
     pub fn backends(&self) -> Arc<ArcSwap<Vec<Arc<Backend>>>> {
         self.list.clone()
+    }
+
+    /// Changes whenever the endpoints of a known color do.
+    pub fn revision(&self) -> u64 {
+        self.revision
     }
 
     /// The backend of a key.
@@ -136,6 +143,7 @@ impl Live {
             let context = Context { registry: &self.registry, resolved: &self.resolved, desired: &live.desired, now };
             self.holds = color.set_source(&endpoints.source, &context).count(self.holds);
             live.ahead = true;
+            self.revision += 1;
             changed = true;
         }
         changed
@@ -157,6 +165,7 @@ impl Live {
                 if (host, port) != (&name.0, &name.1) {
                     continue;
                 }
+                self.revision += 1;
                 let source = color.source.clone();
                 let context =
                     Context { registry: &self.registry, resolved: &self.resolved, desired: &live.desired, now };
@@ -292,6 +301,7 @@ impl Live {
                 let context = Context { registry: &self.registry, resolved: &self.resolved, desired, now };
                 for (color, wanted) in live.colors.iter_mut().zip(&desired.colors) {
                     if color.source != wanted.source {
+                        self.revision += 1;
                         self.holds = color.set_source(&wanted.source, &context).count(self.holds);
                     }
                 }

@@ -4,7 +4,7 @@
 //! carried over by key, so a changed route or policy never resets what is known about an endpoint, and what nothing uses
 //! any more is forgotten.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Weak};
 
@@ -228,7 +228,8 @@ impl Live {
                 }
             }
         }
-        if self.backends.len() > model.backends.len() {
+        let some_are_gone = self.backends.len() > model.backends.len();
+        if some_are_gone {
             list_changed = true;
             let holds = &mut self.holds;
             self.backends.retain(|key, live| {
@@ -240,18 +241,20 @@ impl Live {
                 stays
             });
         }
-        if list_changed || !self.switched.iter().eq(model.switches.keys()) {
+        if some_are_gone || !self.switched.iter().eq(model.switches.keys()) {
             self.switched = model.switches.keys().cloned().collect();
-            let used: BTreeSet<&ObjectName> =
+            let used: HashSet<&ObjectName, RandomState> =
                 self.backends.keys().map(|key| &key.service).chain(&self.switched).collect();
             self.services.retain(|service, _| used.contains(service));
         }
         if list_changed {
-            let mut list: Vec<_> = self.backends.values().map(|live| live.backend.clone()).collect();
-            list.sort_by(|a, b| a.key.cmp(&b.key));
-            self.list.store(Arc::new(list));
-            let names = self.names();
-            self.resolved.retain(|name, _| names.contains(name));
+            // In the model's order, which is that of the keys.
+            let alive = model.backends.keys().filter_map(|key| self.backends.get(key));
+            self.list.store(Arc::new(alive.map(|live| live.backend.clone()).collect()));
+            if !self.resolved.is_empty() {
+                let names = self.names();
+                self.resolved.retain(|name, _| names.contains(name));
+            }
         }
         replaced
     }

@@ -1,5 +1,6 @@
 //! Weir: an edge load balancer and ingress proxy.
 
+pub mod admin;
 pub mod cli;
 pub mod control;
 pub mod model;

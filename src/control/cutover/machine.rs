@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use crate::model::{ColorSwitch, LongLived, ObjectName};
 
-use super::gate::{self, ColorView, Observation, Waiting};
+use super::attempt::{Attempt, Baseline, Drain, Stage};
+use super::gate::{self, Observation, Waiting};
 use super::phase::{Ending, Event, Note, Phase};
 use super::receipt::{History, PhaseAt, Receipt, Requested, Requests, StreamCounts, Timestamp};
 
@@ -148,101 +149,6 @@ pub struct Machine {
     history: History,
 }
 
-#[derive(Debug)]
-struct Attempt {
-    stage: Stage,
-    /// What `warm-timeout` counts from.
-    since: u64,
-    /// Back to a color that is known to work: one good probe is enough.
-    fast: bool,
-    /// The user has been told that only the hold is in the way.
-    held: bool,
-    /// The user has given it up; after the commit, as soon as the old color can take the traffic.
-    given_up: bool,
-    receipt: Receipt,
-    /// Counters of the colors when the attempt began and when it was committed.
-    old_at_start: u64,
-    at_commit: Option<Baseline>,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Stage {
-    Warming,
-    Verifying {
-        /// When connections were asked for.
-        prewarmed: Option<u64>,
-    },
-    Committing,
-    Draining,
-}
-
-/// Counters at the commit.
-#[derive(Clone, Copy, Debug)]
-struct Baseline {
-    clock: u64,
-    new_requests: u64,
-    dropped: [u64; 2],
-    streams: StreamCounts,
-}
-
-/// Streams of a color that are being ended.
-#[derive(Debug)]
-struct Drain {
-    color: Arc<str>,
-    deadline: u64,
-    forced: bool,
-}
-
-impl Attempt {
-    fn from(&self) -> &Arc<str> {
-        &self.receipt.from
-    }
-
-    fn to(&self) -> &Arc<str> {
-        &self.receipt.to
-    }
-
-    fn phase(&self) -> Phase {
-        match self.stage {
-            Stage::Warming => Phase::Warming,
-            Stage::Verifying { .. } => Phase::Verifying,
-            Stage::Committing => Phase::Committing,
-            Stage::Draining => Phase::Draining,
-        }
-    }
-
-    fn committed(&self) -> bool {
-        matches!(self.stage, Stage::Committing | Stage::Draining)
-    }
-
-    fn enter(&mut self, stage: Stage, now: Moment) {
-        self.stage = stage;
-        self.receipt.phases.push(PhaseAt { phase: self.phase(), at: now.wall });
-    }
-
-    /// Brings the receipt's counters up to what is observed.
-    fn count(&mut self, seen: &Observation, now: Moment) {
-        let (old, new) = (seen.colors.get(self.from()), seen.colors.get(self.to()));
-        if let Some(old) = old {
-            self.receipt.requests.old = old.requests.saturating_sub(self.old_at_start);
-        }
-        let Some(base) = self.at_commit else { return };
-        if let Some(new) = new {
-            self.receipt.requests.new = new.requests.saturating_sub(base.new_requests);
-        }
-        if let Some(old) = old {
-            self.receipt.streams = old.ended.since(base.streams);
-            if let Some(at) = old.last_response.filter(|at| *at >= base.clock) {
-                let ago = now.clock.saturating_sub(at) / 1_000_000;
-                self.receipt.last_old_response = Some(Timestamp(now.wall.0.saturating_sub(ago)));
-            }
-        }
-        let lost = |view: Option<&ColorView>, base: u64| view.map_or(0, |view| view.dropped.saturating_sub(base));
-        let dropped = lost(old, base.dropped[0]) + lost(new, base.dropped[1]);
-        self.receipt.dropped_by_switch = self.receipt.dropped_by_switch.max(dropped);
-    }
-}
-
 impl Machine {
     /// The machine of a Service that nothing is known about yet. The first attempt gets the number `sequence` + 1.
     pub fn new(service: ObjectName, sequence: u64) -> Self {
@@ -265,6 +171,16 @@ impl Machine {
             sequence,
             history: History::default(),
         }
+    }
+
+    /// Whose cutover it is.
+    pub fn service(&self) -> &ObjectName {
+        &self.service
+    }
+
+    /// The colors of the last switch that could be understood, in written order.
+    pub fn known(&self) -> &[Arc<str>] {
+        &self.known
     }
 
     /// Where it stands.
@@ -868,3 +784,6 @@ fn nanoseconds(duration: Duration) -> u64 {
 fn same_wish(failed: &ColorSwitch, now: &ColorSwitch) -> bool {
     failed.active == now.active && failed.colors == now.colors && failed.policy == now.policy
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,7 +5,16 @@
 //! without usable endpoints is never made effective, nor stays so, while another has some; only the flip of one pointer
 //! moves traffic; Weir never rewrites `weir.dev/active` by itself.
 
+mod attempt;
+pub mod driver;
+pub mod edit;
 pub mod gate;
 pub mod machine;
 pub mod phase;
+mod probe;
 pub mod receipt;
+pub mod state;
+
+pub use driver::{Desired, Driver, Handle, Tally};
+pub use machine::Moment;
+pub use state::{Board, CutoverState, Totals};

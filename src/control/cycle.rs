@@ -11,25 +11,16 @@ use std::time::SystemTime;
 
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 
-use crate::model::{BackendKey, ColorEndpoints, ColorSwitch, Model, ObjectName, Verdict};
+use crate::model::{BackendKey, ColorEndpoints, ColorSwitch, Model, ObjectName};
 use crate::proxy::snapshot::{Live, NameKey, Published, Snapshot, compile};
 
 use super::Services;
 use super::provider::feed::{self, Batch};
 use super::report::Report;
-use super::translate::{Change, Object, Objects};
+use super::translate::{Change, Object, Objects, Translation, Translator};
 
 /// Label of an EndpointSlice that names its Service.
 const SERVICE_LABEL: &str = "kubernetes.io/service-name";
-
-/// What objects come to.
-#[derive(Clone, Debug, Default)]
-pub struct Translation {
-    /// The desired state.
-    pub model: Model,
-    /// What the owners are told.
-    pub verdicts: Vec<Verdict>,
-}
 
 /// From objects to a model, as the loop needs it.
 pub trait Translate {
@@ -38,6 +29,16 @@ pub trait Translate {
 
     /// The endpoints of every backend of these Services.
     fn endpoints(&mut self, objects: &Objects, services: &Services) -> Vec<(BackendKey, Vec<ColorEndpoints>)>;
+}
+
+impl Translate for Translator {
+    fn translate(&mut self, objects: &Objects) -> Translation {
+        Translator::translate(self, objects)
+    }
+
+    fn endpoints(&mut self, objects: &Objects, services: &Services) -> Vec<(BackendKey, Vec<ColorEndpoints>)> {
+        Translator::endpoints(self, objects, services)
+    }
 }
 
 /// What a batch led to.

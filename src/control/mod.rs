@@ -9,6 +9,8 @@ mod cycle;
 pub mod provider;
 mod report;
 mod resolve;
+#[cfg(test)]
+mod tests;
 pub mod translate;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -23,7 +25,7 @@ use crate::model::{ColorSwitch, ObjectName};
 use crate::proxy::snapshot::{Live, NameKey};
 use provider::feed;
 
-pub use cycle::{Cycle, Step, Translate, Translation};
+pub use cycle::{Cycle, Step, Translate};
 pub use report::{Histogram, Path, Report};
 
 use resolve::Names;
@@ -47,6 +49,22 @@ impl Cutovers for () {
     fn desire(&mut self, _: &BTreeMap<ObjectName, Arc<ColorSwitch>>, _: &Live) {}
 
     fn poke(&mut self) {}
+}
+
+impl Cutovers for cutover::Handle {
+    fn desire(&mut self, switches: &BTreeMap<ObjectName, Arc<ColorSwitch>>, live: &Live) {
+        let all = live.backends().load_full();
+        let backends = if switches.is_empty() {
+            Vec::new()
+        } else {
+            all.iter().filter(|backend| switches.contains_key(&backend.key.service)).cloned().collect()
+        };
+        cutover::Handle::desire(self, cutover::Desired { switches: switches.clone(), backends });
+    }
+
+    fn poke(&mut self) {
+        cutover::Handle::poke(self);
+    }
 }
 
 /// The control loop.

@@ -54,9 +54,8 @@ mod tests {
     }
 
     fn written(headers: &Headers) -> String {
-        let mut out = Vec::new();
-        headers.write_to(&mut out);
-        String::from_utf8(out).unwrap()
+        let lines = headers.iter().map(|field| [field.name, b": ", field.value, b"\r\n"].concat());
+        String::from_utf8(lines.flatten().collect()).unwrap()
     }
 
     #[test]

@@ -4,6 +4,8 @@ pub mod admin;
 pub mod cli;
 pub mod config;
 pub mod control;
+pub mod drain;
 pub mod model;
 pub mod proxy;
 pub mod telemetry;
+pub mod tls;

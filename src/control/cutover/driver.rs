@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
 
-use crate::model::{ColorSwitch, Condition, EndpointSource, ObjectName};
+use crate::model::{ColorSwitch, EndpointSource, ObjectName};
 use crate::proxy::backend::{Backend, Color, ColorId, DrainOrder, Endpoint, EndpointSet};
 
 use super::gate::{ColorView, Observation};
@@ -18,6 +18,7 @@ use super::machine::{Action, Input, Machine, Moment};
 use super::phase::{Event, Note};
 use super::probe::{Probing, Target};
 use super::state::{Board, ColorState, CutoverState, StampedNote, Totals};
+use super::tally::Tally;
 
 /// Between two observations when nothing happens.
 pub const TICK: Duration = Duration::from_millis(100);
@@ -25,15 +26,6 @@ pub const TICK: Duration = Duration::from_millis(100);
 const REFRESH: u64 = 1_000_000_000;
 /// Notes kept per Service.
 const NOTES: usize = 20;
-
-/// Where the driver learns how many requests a color has finished.
-pub trait Tally: Send {
-    /// To be called before a round of [`Tally::finished`].
-    fn refresh(&mut self) {}
-
-    /// Requests finished by this color and port since it was made.
-    fn finished(&self, color: &Color) -> u64;
-}
 
 /// What the control loop publishes to the driver.
 #[derive(Clone, Default, Debug)]
@@ -158,7 +150,10 @@ impl Driver {
 
     /// Observes every Service and does what is due. Needs a runtime.
     pub fn tick(&mut self, now: Moment) {
-        self.tally.refresh();
+        // A reading of the statistics is worth its cost only where someone looks at it every time.
+        if self.services.values().any(|service| service.is_due(now) || service.wants_another()) {
+            self.tally.refresh(now.clock);
+        }
         for service in self.services.values_mut() {
             // A flip is observed at once, so that the phase after it is entered in the same tick; the bound is for the
             // case that a pointer cannot be moved.
@@ -246,11 +241,6 @@ impl Members {
     }
 }
 
-/// The endpoints that a request could be sent to now.
-fn usable(set: &EndpointSet, _now: u64) -> impl Iterator<Item = &Arc<Endpoint>> {
-    set.members.iter().filter(|(_, condition)| *condition == Condition::Ready).map(|(endpoint, _)| endpoint)
-}
-
 impl Service {
     fn new(machine: Machine) -> Self {
         Self {
@@ -286,7 +276,7 @@ impl Service {
         for backend in &self.backends {
             effective = effective.or_else(|| backend.effective().map(|color| Arc::clone(&color.name)));
             let ready: Vec<usize> =
-                backend.colors.iter().map(|color| usable(&color.endpoints.load(), now.clock).count()).collect();
+                backend.colors.iter().map(|color| color.endpoints.load().usable(now.clock)).collect();
             // A port that no color serves (a metrics port, say) has nothing to say about which color can serve.
             let in_use = ready.iter().any(|ready| *ready > 0);
             for (at, color) in backend.colors.iter().enumerate() {
@@ -339,12 +329,9 @@ impl Service {
         for backend in &self.backends {
             for color in backend.colors.iter().filter(|color| color.name == probing.color) {
                 let set = color.endpoints.load();
-                targets.extend(
-                    usable(&set, now.clock).map(|endpoint| Target {
-                        address: endpoint.address,
-                        speaks: (&backend.desired.protocol).into(),
-                    }),
-                );
+                let speaks = (&backend.desired.protocol).into();
+                let usable = set.ready_members().filter(|endpoint| endpoint.is_usable(now.clock));
+                targets.extend(usable.map(|endpoint| Target { address: endpoint.address, speaks }));
             }
         }
         probing.follow(targets, &desired.policy);
@@ -418,6 +405,12 @@ impl Service {
     /// Whether its published state may be out of date.
     fn is_due(&self, now: Moment) -> bool {
         self.stale || self.machine.phase().running() || now.clock.saturating_sub(self.published) >= REFRESH
+    }
+
+    /// Whether an attempt may begin: its counters need a base line.
+    fn wants_another(&self) -> bool {
+        let active = self.machine.desired().and_then(|desired| desired.active.as_ref());
+        active.is_some() && active != self.machine.effective()
     }
 
     fn state(&mut self, now: Moment) -> CutoverState {

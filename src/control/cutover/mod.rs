@@ -14,7 +14,9 @@ pub mod phase;
 mod probe;
 pub mod receipt;
 pub mod state;
+pub mod tally;
 
-pub use driver::{Desired, Driver, Handle, Tally};
+pub use driver::{Desired, Driver, Handle};
 pub use machine::Moment;
 pub use state::{Board, CutoverState, Totals};
+pub use tally::{RegistryTally, Tally};

@@ -2,43 +2,33 @@
 //!
 //! Every worker owns one [`Shard`] and adds to it without locks or shared atomics; every 100 ms it publishes its raw sums;
 //! a reader adds the published sums of all workers and evaluates them with one time.
+//!
+//! Invariants: a count and its sums are published together or not at all; a [`Slot`] of a series that has died never
+//! counts for the series that got its place. Written by workers (their own shard), read by `/metrics`, the admin API and
+//! the autoscaler through [`Registry::totals`].
 
-use std::sync::Arc;
+mod flow;
+pub mod histogram;
+mod history;
+mod shard;
+mod slots;
+mod totals;
 
-/// Where a series lives in every worker's shard. Slots are reused; `epoch` tells a reused one from its predecessor.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Slot {
-    index: u32,
-    epoch: u32,
-}
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
 
-impl Slot {
-    /// A small number, unique among the slots of one kind that are alive; for indexing a worker's own tables.
-    pub fn index(self) -> usize {
-        self.index as usize
-    }
+pub use flow::{Flow, Little};
+pub use histogram::Distribution;
+pub use history::{Activity, History, Window};
+pub use shard::Shard;
+pub use slots::{Series, Slot};
+pub use totals::{ColorTotals, EndpointTotals, RouteTotals, Totals};
 
-    /// Changes when the index is used for something else.
-    pub fn epoch(self) -> u32 {
-        self.epoch
-    }
-}
-
-/// A series that is alive; dropping it gives its slot back.
-#[derive(Debug)]
-pub struct Series {
-    slot: Slot,
-}
-
-impl Series {
-    /// Its place.
-    pub fn slot(&self) -> Slot {
-        self.slot
-    }
-}
+use shard::Published;
+use slots::Table;
 
 /// Names a series of requests to a color of a Service's port.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct ColorLabels {
     /// Namespace of the Service.
     pub namespace: Arc<str>,
@@ -48,6 +38,24 @@ pub struct ColorLabels {
     pub port: u16,
     /// The color; empty without colors.
     pub color: Arc<str>,
+}
+
+/// Names a series of attempts at an endpoint.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct EndpointLabels {
+    /// The color that the endpoint belongs to.
+    pub color: ColorLabels,
+    /// Its address.
+    pub address: SocketAddr,
+}
+
+/// Names a series of requests through a route to a color.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct RouteLabels {
+    /// The route.
+    pub route: Arc<str>,
+    /// Where it led.
+    pub color: ColorLabels,
 }
 
 /// Result of a finished request or attempt.
@@ -71,6 +79,37 @@ pub enum Class {
     ClientAbort,
 }
 
+impl Class {
+    /// Every class, in the order of counters.
+    pub const ALL: [Class; 8] = [
+        Class::Success,
+        Class::Redirect,
+        Class::ClientError,
+        Class::ServerError,
+        Class::Connect,
+        Class::Reset,
+        Class::Timeout,
+        Class::ClientAbort,
+    ];
+
+    /// As it stands in the admin API and in metrics.
+    pub const fn text(self) -> &'static str {
+        match self {
+            Class::Success => "2xx",
+            Class::Redirect => "3xx",
+            Class::ClientError => "4xx",
+            Class::ServerError => "5xx",
+            Class::Connect => "connect",
+            Class::Reset => "reset",
+            Class::Timeout => "timeout",
+            Class::ClientAbort => "client_abort",
+        }
+    }
+}
+
+/// Values of the label `code_class`, by a status' first digit; `none`: no status could be sent.
+pub const CODE_CLASSES: [&str; 6] = ["none", "1xx", "2xx", "3xx", "4xx", "5xx"];
+
 /// One finished request.
 #[derive(Clone, Copy, Debug)]
 pub struct Outcome {
@@ -92,58 +131,49 @@ pub struct Outcome {
 
 /// Where series come from and where shards are read.
 #[derive(Debug)]
-pub struct Registry {}
+pub struct Registry {
+    reasons: &'static [&'static str],
+    colors: Mutex<Table<ColorLabels>>,
+    endpoints: Mutex<Table<EndpointLabels>>,
+    routes: Mutex<Table<RouteLabels>>,
+    /// One per worker. Held for the time of a copy, by its worker or by a reader.
+    published: Box<[Mutex<Published>]>,
+}
 
 impl Registry {
     /// For this many workers. `reasons` are the codes that [`Shard::fault`] counts, by index.
-    pub fn new(_workers: usize, _reasons: &'static [&'static str]) -> Arc<Self> {
-        Arc::new(Self {})
+    pub fn new(workers: usize, reasons: &'static [&'static str]) -> Arc<Self> {
+        Arc::new(Self {
+            reasons,
+            colors: Mutex::default(),
+            endpoints: Mutex::default(),
+            routes: Mutex::default(),
+            published: (0..workers).map(|_| Mutex::new(Published::new(reasons.len()))).collect(),
+        })
     }
 
-    /// The shard of one worker; to be called once for each.
-    pub fn shard(self: &Arc<Self>, _worker: usize) -> Shard {
-        Shard {}
+    /// The shard of one worker; to be called once for each. Workers are numbered from 0.
+    pub fn shard(self: &Arc<Self>, worker: usize) -> Shard {
+        assert!(worker < self.published.len(), "worker {worker} of {}", self.published.len());
+        Shard::new(self.clone(), worker, self.reasons.len())
     }
 
-    /// A series for requests to one color.
-    pub fn color(self: &Arc<Self>, _labels: ColorLabels) -> Series {
-        Series { slot: Slot { index: 0, epoch: 0 } }
+    /// A series for requests to one color. The same labels share one place as long as one of them lives.
+    pub fn color(self: &Arc<Self>, labels: ColorLabels) -> Series {
+        slots::shared(self, |registry| &registry.colors, labels)
     }
 
-    /// A series for attempts at one endpoint.
-    pub fn endpoint(self: &Arc<Self>, _labels: ColorLabels, _address: std::net::SocketAddr) -> Series {
-        Series { slot: Slot { index: 0, epoch: 0 } }
+    /// A series for attempts at one endpoint. Every call makes a new place, because workers keep connections by it.
+    pub fn endpoint(self: &Arc<Self>, labels: ColorLabels, address: SocketAddr) -> Series {
+        slots::own(self, |registry| &registry.endpoints, EndpointLabels { color: labels, address })
     }
 
-    /// A series for requests through one route to one color (`weir_requests_total`).
-    pub fn route(self: &Arc<Self>, _route: Arc<str>, _labels: ColorLabels) -> Series {
-        Series { slot: Slot { index: 0, epoch: 0 } }
+    /// A series for requests through one route to one color (`weir_requests_total`). The same labels share one place as
+    /// long as one of them lives.
+    pub fn route(self: &Arc<Self>, route: Arc<str>, labels: ColorLabels) -> Series {
+        slots::shared(self, |registry| &registry.routes, RouteLabels { route, color: labels })
     }
 }
 
-/// One worker's counters. All times are nanoseconds of the process clock.
-#[derive(Debug)]
-pub struct Shard {}
-
-impl Shard {
-    /// A request was given to a color.
-    pub fn started(&mut self, _color: Slot, _now: u64) {}
-
-    /// It is over. To be called exactly once for every [`Shard::started`].
-    pub fn finished(&mut self, _color: Slot, _route: Slot, _outcome: &Outcome) {}
-
-    /// An attempt at an endpoint began.
-    pub fn attempt_started(&mut self, _endpoint: Slot, _now: u64) {}
-
-    /// It is over. To be called exactly once for every [`Shard::attempt_started`].
-    pub fn attempt_finished(&mut self, _endpoint: Slot, _started: u64, _now: u64, _failed: bool) {}
-
-    /// A request waited this long (nanoseconds) for a place or a connection.
-    pub fn queued(&mut self, _color: Slot, _from: u64, _until: u64) {}
-
-    /// Weir answered by itself, or a response failed, for the reason with this index.
-    pub fn fault(&mut self, _reason: usize) {}
-
-    /// Makes everything so far visible to readers, unless a reader is copying right now (then next time).
-    pub fn publish(&mut self, _now: u64) {}
-}
+#[cfg(test)]
+mod tests;

@@ -3,17 +3,28 @@
 //! Written by the control plane (endpoint sets, the effective color), by workers (load, latency, failures) and by the
 //! health checker; read by every worker. All shared facts are atomics or swapped cells: a worker never waits.
 
+pub mod balance;
+pub mod breaker;
+pub mod connect;
 pub mod endpoint;
+pub mod health;
+pub mod outlier;
+pub mod pool;
+pub mod prewarm;
+pub mod streams;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use arc_swap::ArcSwap;
 
-use crate::model::{self, BackendKey, ObjectName};
+use crate::model::{self, BackendKey, Balance, ObjectName, OutlierPolicy};
 use crate::telemetry::stats::Series;
 
+pub use breaker::{Load, Permit, RetryBudget};
 pub use endpoint::{Endpoint, EndpointSet};
+pub use prewarm::{Prewarm, PrewarmOrder};
+pub use streams::{DrainOrder, End, StreamGuard, Streams};
 
 /// A backend that requests are sent to. Kept as long as its key is; what changes with the configuration is rebuilt by
 /// compile, what is live (endpoints, switch, counters) is carried over.
@@ -29,15 +40,8 @@ pub struct Backend {
     pub switch: Arc<Switch>,
     /// Requests in flight and pending over all workers, for the ceilings.
     pub load: Arc<Load>,
-}
-
-/// Requests of a backend over all workers.
-#[derive(Debug, Default)]
-pub struct Load {
-    /// In flight.
-    pub in_flight: AtomicU32,
-    /// Waiting for a connection.
-    pub pending: AtomicU32,
+    /// How TLS is spoken to its endpoints; `None` when it is not, or when the desired roots cannot be used.
+    pub tls: Option<Arc<rustls::ClientConfig>>,
 }
 
 /// The endpoints of one color of one port.
@@ -51,6 +55,32 @@ pub struct Color {
     pub endpoints: ArcSwap<EndpointSet>,
     /// Statistics of requests to this color and port.
     pub series: Series,
+    /// Its long-lived streams.
+    pub streams: Streams,
+    /// Connections that workers are asked to open.
+    pub prewarm: Prewarm,
+    /// Whether a preview may choose this color while it is not effective; written by the cutover driver.
+    pub preview_open: AtomicBool,
+}
+
+impl Color {
+    /// Picks the endpoint for an attempt; `None`: the color has no endpoint that may be used. See [`EndpointSet::pick`].
+    pub fn pick(
+        &self,
+        how: &Balance,
+        hash: Option<u64>,
+        tried: &[Arc<Endpoint>],
+        rng: &mut fastrand::Rng,
+        now: u64,
+    ) -> Option<Arc<Endpoint>> {
+        self.endpoints.load().pick(how, hash, tried, rng, now).map(Arc::clone)
+    }
+
+    /// Records a finished attempt; whether the endpoint was ejected for it. See [`outlier::observe`].
+    pub fn record(&self, endpoint: &Endpoint, ok: bool, latency: u64, policy: &OutlierPolicy, now: u64) -> bool {
+        outlier::observe(endpoint, ok, latency, policy, now)
+            && outlier::eject(endpoint, &self.endpoints.load(), policy, now)
+    }
 }
 
 /// Identity of a color name within one Service; never reused for another name.
@@ -82,7 +112,31 @@ impl Switch {
     }
 }
 
+impl Color {
+    /// A color without endpoints.
+    pub fn new(name: Arc<str>, id: ColorId, series: Series) -> Self {
+        Self {
+            name,
+            id,
+            endpoints: ArcSwap::default(),
+            series,
+            streams: Streams::default(),
+            prewarm: Prewarm::default(),
+            preview_open: AtomicBool::new(false),
+        }
+    }
+}
+
 impl Backend {
+    /// Ties live things to what is desired. `colors` stand in the order of `desired.colors`.
+    pub fn new(desired: Arc<model::Backend>, colors: Box<[Arc<Color>]>, switch: Arc<Switch>, load: Arc<Load>) -> Self {
+        let tls = match &desired.protocol {
+            model::UpstreamProtocol::Tls(tls) => crate::tls::client_config(tls).ok(),
+            _ => None,
+        };
+        Self { key: desired.key.clone(), desired, colors, switch, load, tls }
+    }
+
     /// The color that serves a request without a preview.
     pub fn effective(&self) -> Option<&Arc<Color>> {
         let id = self.switch.effective();

@@ -1,16 +1,40 @@
 //! What requests read: an immutable table of hosts, routes and certificates, swapped as a whole.
 //!
-//! Written by the control loop (compile, publish), read by every worker: one borrow per request.
+//! Written by the control loop (compile, publish), read by every worker: one borrow per request. Everything that a
+//! request needs hangs off the rule it matches; nothing is looked up by name afterwards. What is alive in it (endpoints,
+//! switches, series) belongs to [`Live`] and is shared from one snapshot to the next.
+
+pub mod certificates;
+mod compile;
+pub mod explain;
+pub mod hosts;
+mod live;
+pub mod matcher;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::model::{Bind, Filter, Protocol, RouteTimeouts};
+use arc_swap::{ArcSwap, Guard};
+use tokio::sync::watch;
+
+use crate::model::{Bind, HeaderEdit, Protocol, Redirect, Rewrite, RouteTimeouts, Rule};
 use crate::proxy::backend::Backend;
+use crate::proxy::wire::RequestHead;
 use crate::telemetry::stats::Series;
 
+pub use certificates::{CertificateTable, Resolver};
+pub use compile::compile;
+pub use explain::{Explanation, explain};
+pub use live::{Live, NameKey};
+pub use matcher::{HostTable, Matched};
+
+use hosts::ByHost;
+use matcher::Facts;
+
 /// Everything that requests are decided by, of one generation.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Snapshot {
     /// Counts publications, from 1; 0 before the first.
     pub generation: u64,
@@ -22,14 +46,22 @@ pub struct Snapshot {
 pub struct EntryTable {
     /// What is spoken there.
     pub protocol: Protocol,
+    /// Chooses the certificate of a handshake. The same one for as long as the socket is served, so a rotated
+    /// certificate reaches a TLS configuration that was made earlier.
+    pub resolver: Arc<Resolver>,
+    /// The certificates of this generation.
+    pub certificates: Arc<CertificateTable>,
+    hosts: Arc<ByHost<Arc<HostTable>>>,
 }
 
 /// A rule as requests use it: names resolved to live things, nothing to look up.
 pub struct CompiledRule {
+    /// The rule as in the model.
+    pub source: Arc<Rule>,
     /// Value of the metric label `route`.
     pub name: Arc<str>,
     /// In written order.
-    pub filters: Box<[Filter]>,
+    pub filters: Box<[CompiledFilter]>,
     /// Shares.
     pub shares: Box<[Share]>,
     /// Sum of the weights.
@@ -45,7 +77,103 @@ pub struct Share {
     /// The backend; `None`: answered with 500.
     pub backend: Option<Arc<Backend>>,
     /// Filters of this share alone.
-    pub filters: Box<[Filter]>,
+    pub filters: Box<[CompiledFilter]>,
     /// Statistics by color, in the order of the backend's colors.
     pub series: Box<[Arc<Series>]>,
+}
+
+/// A filter with its target resolved. Names and values of edits are ready to be written: nothing is built per request.
+#[derive(Debug)]
+pub enum CompiledFilter {
+    /// Changes request headers.
+    RequestHeaders(HeaderEdit),
+    /// Changes response headers.
+    ResponseHeaders(HeaderEdit),
+    /// Answers with a redirect.
+    Redirect(Redirect),
+    /// Changes host or path of what is forwarded.
+    Rewrite(Rewrite),
+    /// Sends a copy elsewhere and forgets the answer.
+    Mirror(CompiledMirror),
+}
+
+/// A copy of a share of the requests.
+#[derive(Debug)]
+pub struct CompiledMirror {
+    /// Where copies go; `None`: nowhere.
+    pub backend: Option<Arc<Backend>>,
+    /// Copies are `numerator` of `denominator` requests.
+    pub numerator: u32,
+    /// At least 1.
+    pub denominator: u32,
+}
+
+impl EntryTable {
+    /// The rule for a request: of the most specific host that has a matching route, its most precise match.
+    pub fn find(&self, head: &RequestHead) -> Option<Matched<'_>> {
+        let facts = Facts::of(head);
+        self.hosts.each(head.host(), |table| table.find(&facts))
+    }
+
+    /// Number of host patterns.
+    pub fn host_count(&self) -> usize {
+        self.hosts.len()
+    }
+
+    /// The tables of all hosts, in no order.
+    pub fn host_tables(&self) -> impl Iterator<Item = &Arc<HostTable>> {
+        self.hosts.values()
+    }
+}
+
+impl Snapshot {
+    /// Whether requests are decided by the very same tables, whatever the generation.
+    pub fn serves_as(&self, other: &Snapshot) -> bool {
+        self.entries.len() == other.entries.len()
+            && self.entries.iter().zip(&other.entries).all(|(a, b)| a.0 == b.0 && Arc::ptr_eq(a.1, b.1))
+    }
+}
+
+impl std::fmt::Debug for EntryTable {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("EntryTable").field("protocol", &self.protocol).field("hosts", &self.hosts.len()).finish()
+    }
+}
+
+/// Where the current snapshot stands. Written by the control loop alone, read by every worker.
+pub struct Published {
+    cell: ArcSwap<Snapshot>,
+    changed: watch::Sender<u64>,
+}
+
+impl Default for Published {
+    fn default() -> Self {
+        Self { cell: ArcSwap::from_pointee(Snapshot::default()), changed: watch::Sender::new(0) }
+    }
+}
+
+impl Published {
+    /// The current snapshot, for the length of a request's matching. Keep what you need of it, not the guard.
+    pub fn load(&self) -> Guard<Arc<Snapshot>> {
+        self.cell.load()
+    }
+
+    /// The current snapshot, to keep.
+    pub fn load_full(&self) -> Arc<Snapshot> {
+        self.cell.load_full()
+    }
+
+    /// Tells of generations, so that new sockets are noticed.
+    pub fn subscribe(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
+    }
+
+    /// Makes a snapshot the current one. Gives back the one before, which workers may still be reading: whoever drops the
+    /// last reference pays for taking it apart, so the control loop keeps it until it is the last.
+    pub fn publish(&self, snapshot: Snapshot) -> Arc<Snapshot> {
+        let generation = snapshot.generation;
+        let before = self.cell.swap(Arc::new(snapshot));
+        self.changed.send_replace(generation);
+        before
+    }
 }

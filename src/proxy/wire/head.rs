@@ -258,12 +258,12 @@ impl Headers {
     }
 
     /// Writes `name: value\r\n` for every field.
-    pub fn write_to(&self, out: &mut Vec<u8>) {
+    pub fn write_to(&self, out: &mut super::pump::Out<'_>) {
         for field in &self.fields {
-            out.extend_from_slice(&self.arena[field.name()]);
-            out.extend_from_slice(b": ");
-            out.extend_from_slice(&self.arena[field.value()]);
-            out.extend_from_slice(b"\r\n");
+            out.put(&self.arena[field.name()]);
+            out.put(b": ");
+            out.put(&self.arena[field.value()]);
+            out.put(b"\r\n");
         }
     }
 
@@ -274,9 +274,8 @@ impl Headers {
         start..self.arena.len()
     }
 
-    /// Adds a field whose bytes are already in the buffer.
-    pub(super) fn push_field(&mut self, name: Range<usize>, value: Range<usize>) -> Name {
-        let id = Name::of(&self.arena[name.clone()]);
+    /// Adds a field of this name whose bytes are already in the buffer.
+    pub(super) fn push_field_as(&mut self, id: Name, name: Range<usize>, value: Range<usize>) {
         self.fields.push(Field {
             name_at: name.start as u32,
             name_len: name.len() as u32,
@@ -284,7 +283,6 @@ impl Headers {
             value_len: value.len() as u32,
             id,
         });
-        id
     }
 
     /// Bytes of the buffer.
@@ -333,6 +331,8 @@ pub struct RequestHead {
     pub headers: Headers,
     /// Version that the client spoke.
     pub version: Version,
+    /// Whether the client takes trailers (`TE: trailers`), which gRPC servers insist on.
+    pub trailers_wanted: bool,
     method: Range<usize>,
     path: Range<usize>,
     query: Option<Range<usize>>,
@@ -344,6 +344,7 @@ impl RequestHead {
     pub fn clear(&mut self) {
         self.headers.clear();
         self.version = Version::Http11;
+        self.trailers_wanted = false;
         self.method = 0..0;
         self.path = 0..0;
         self.query = None;
@@ -402,6 +403,30 @@ impl RequestHead {
         self.authority = range;
     }
 
+    pub(super) fn set_method_range(&mut self, range: Range<usize>) {
+        self.method = range;
+    }
+
+    pub(super) fn set_path_range(&mut self, range: Range<usize>) {
+        self.path = range;
+    }
+
+    pub(super) fn set_query_range(&mut self, range: Option<Range<usize>>) {
+        self.query = range;
+    }
+
+    /// Becomes a copy of another head.
+    pub fn copy_from(&mut self, other: &RequestHead) {
+        self.headers.arena.clone_from(&other.headers.arena);
+        self.headers.fields.clone_from(&other.headers.fields);
+        self.version = other.version;
+        self.trailers_wanted = other.trailers_wanted;
+        self.method = other.method.clone();
+        self.path = other.path.clone();
+        self.query = other.query.clone();
+        self.authority = other.authority.clone();
+    }
+
     /// Whether the method promises to change nothing when repeated (RFC 9110 section 9.2.2).
     pub fn is_idempotent(&self) -> bool {
         matches!(self.method(), "GET" | "HEAD" | "PUT" | "DELETE" | "OPTIONS" | "TRACE")
@@ -443,9 +468,11 @@ mod tests {
         headers.set("a", b"9");
         headers.append(b"C", b"4");
         headers.remove("b");
-        let mut out = Vec::new();
+        let mut buffer = [0; 64];
+        let mut out = super::super::pump::Out::new(&mut buffer);
         headers.write_to(&mut out);
-        assert_eq!(out, b"A: 9\r\nC: 4\r\n");
+        let length = out.written().unwrap();
+        assert_eq!(&buffer[..length], b"A: 9\r\nC: 4\r\n");
     }
 
     #[test]

@@ -1,0 +1,102 @@
+//! What the data plane is told once, at start: limits, deadlines and manners. Filled by `app` from the settings.
+
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use super::wire::parse::HeadLimits;
+
+/// Limits and manners of every listener and request.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// Limits on what clients and backends send.
+    pub limits: Limits,
+    /// Deadlines.
+    pub timeouts: Timeouts,
+    /// Peers whose forwarding headers are believed.
+    pub trusted: Vec<IpNet>,
+    /// Whether `Forwarded` (RFC 7239) is sent beside `X-Forwarded-*`.
+    pub forwarded: bool,
+    /// Whether Weir's own answers name their reason in `X-Weir-Reason`.
+    pub reason_header: bool,
+    /// Whether header names with an underscore are forwarded.
+    pub keep_underscores: bool,
+    /// Whether `//` in a path is one `/`.
+    pub merge_slashes: bool,
+    /// Attempts per request, the first included.
+    pub attempts: u32,
+    /// Share of requests that may be attempts after the first, in percent.
+    pub retry_percent: u32,
+}
+
+/// Limits. 0 is none where not said otherwise.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Of heads, in both directions.
+    pub head: HeadLimits,
+    /// Bytes of trailers; at least 1.
+    pub trailers: usize,
+    /// Bytes of a request body.
+    pub body: u64,
+    /// Connections per listener over all workers.
+    pub connections: u64,
+    /// Connections per client address, per worker's share of a listener.
+    pub connections_per_address: u32,
+    /// Concurrent HTTP/2 streams per connection; at least 1.
+    pub streams: u32,
+    /// HTTP/2 receive window per stream, bytes.
+    pub stream_window: u32,
+    /// HTTP/2 receive window per connection, bytes.
+    pub connection_window: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            head: HeadLimits::default(),
+            trailers: 4096,
+            body: 0,
+            connections: 100_000,
+            connections_per_address: 0,
+            streams: 100,
+            stream_window: 64 * 1024,
+            connection_window: 1024 * 1024,
+        }
+    }
+}
+
+/// Deadlines; see the settings reference for the reason of each default.
+#[derive(Clone, Debug)]
+pub struct Timeouts {
+    /// TLS handshake, PROXY header.
+    pub handshake: Duration,
+    /// Request head, from its first byte (of a new connection: from its start).
+    pub head: Duration,
+    /// Without a byte of a request body, or of room for a response.
+    pub body_idle: Duration,
+    /// Between two requests.
+    pub keep_alive: Duration,
+    /// Connection to an endpoint, TLS included.
+    pub connect: Duration,
+    /// Response head.
+    pub response_head: Duration,
+    /// Tunnels and streams of unknown length, without a byte in either direction.
+    pub tunnel_idle: Duration,
+    /// Upstream connections without a request.
+    pub upstream_idle: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            handshake: Duration::from_secs(5),
+            head: Duration::from_secs(10),
+            body_idle: Duration::from_secs(30),
+            keep_alive: Duration::from_secs(60),
+            connect: Duration::from_secs(5),
+            response_head: Duration::from_secs(60),
+            tunnel_idle: Duration::from_secs(3600),
+            upstream_idle: Duration::from_secs(55),
+        }
+    }
+}

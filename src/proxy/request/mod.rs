@@ -1,0 +1,41 @@
+//! The path of a request: admit, match, guard, shape, attempt, answer, settle.
+//!
+//! `handle` is the path itself, top to bottom; `attempt` is one try at one endpoint; `body` and `reply` are what goes to
+//! and comes from either side; `upgrade` takes over when a connection stops being HTTP. Everything here runs on one
+//! worker's thread with that worker's [`Context`].
+
+mod attempt;
+mod body;
+mod context;
+mod exchange;
+mod handle;
+mod mirror;
+mod prewarm;
+mod reply;
+mod upgrade;
+mod upstream_h2;
+mod watch;
+
+pub use body::{RequestBody, ResponseBody};
+pub use context::Context;
+pub use exchange::{Exchange, Origin, Running};
+pub use handle::handle;
+pub use prewarm::Warmed;
+pub use reply::refuse;
+pub use reply::{After, write_head};
+pub use upgrade::{Upgraded, tunnel};
+pub use upstream_h2::{FaultError, map_of};
+pub use watch::{Ending, Watch};
+
+/// Runs hyper's tasks on this worker.
+#[derive(Clone, Copy, Debug)]
+pub struct LocalExecutor;
+
+impl<F> hyper::rt::Executor<F> for LocalExecutor
+where
+    F: Future<Output: 'static> + 'static,
+{
+    fn execute(&self, future: F) {
+        tokio::task::spawn_local(future);
+    }
+}

@@ -1,0 +1,171 @@
+//! From the model to a snapshot. What did not change is shared with the snapshot before, not built again.
+//!
+//! Runs on the control thread, under the control loop's hand alone. The cost of one changed route among ten thousand hosts
+//! is a comparison of pointers per host and a copy of the host table's pointers.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use foldhash::fast::RandomState;
+
+use crate::model::{self, BackendKey, Bind, Entry, Filter, Model, Rule, Target, WeightedBackend};
+
+use super::hosts::ByHost;
+use super::live::Live;
+use super::matcher::HostTable;
+use super::{CertificateTable, CompiledFilter, CompiledMirror, CompiledRule, EntryTable, Share, Snapshot};
+
+/// Keys of backends.
+pub(super) type BackendKeys = HashSet<BackendKey, RandomState>;
+
+/// Makes the snapshot of a model. Brings `live` up to date on the way: endpoints and certificates are served from here on,
+/// everything else when the result is published. `now` is nanoseconds of the process clock. The generation is that of
+/// `previous` if nothing changed, else one more.
+pub fn compile(model: &Model, live: &mut Live, previous: Option<&Snapshot>, now: u64) -> Snapshot {
+    let replaced = live.set_backends(model, now);
+    live.forget_rules_of(&replaced);
+    let mut snapshot = Snapshot::default();
+    for (bind, entry) in &model.entries {
+        let before = previous.and_then(|snapshot| snapshot.entries.get(bind));
+        snapshot.entries.insert(*bind, compile_entry(*bind, entry, live, before, &replaced));
+    }
+    live.forget_binds(&snapshot);
+    live.sweep();
+    let unchanged = previous.is_some_and(|previous| previous.serves_as(&snapshot));
+    snapshot.generation = previous.map_or(0, |previous| previous.generation) + u64::from(!unchanged);
+    snapshot
+}
+
+fn compile_entry(
+    bind: Bind,
+    entry: &Entry,
+    live: &mut Live,
+    before: Option<&Arc<EntryTable>>,
+    replaced: &BackendKeys,
+) -> Arc<EntryTable> {
+    let hosts = compile_hosts(entry, live, before.map(|table| &table.hosts), replaced);
+    let resolver = live.resolver(bind);
+    let current = resolver.table();
+    let certificates = if current.is_of(&entry.certificates) {
+        Arc::clone(&current)
+    } else {
+        let table = Arc::new(CertificateTable::new(&entry.certificates, &mut live.keys, Some(&current)));
+        resolver.store(table.clone());
+        table
+    };
+    if let Some(before) = before
+        && before.protocol == entry.protocol
+        && Arc::ptr_eq(&before.hosts, &hosts)
+        && Arc::ptr_eq(&before.certificates, &certificates)
+    {
+        return before.clone();
+    }
+    Arc::new(EntryTable { protocol: entry.protocol, resolver, certificates, hosts })
+}
+
+fn compile_hosts(
+    entry: &Entry,
+    live: &mut Live,
+    before: Option<&Arc<ByHost<Arc<HostTable>>>>,
+    replaced: &BackendKeys,
+) -> Arc<ByHost<Arc<HostTable>>> {
+    let Some(before) = before else {
+        let mut hosts = ByHost::with_capacity(entry.hosts.len());
+        for (pattern, routes) in &entry.hosts {
+            let table = HostTable::new(pattern.clone(), routes, |rule| live.rule(rule));
+            hosts.insert(pattern, Arc::new(table));
+        }
+        return Arc::new(hosts);
+    };
+    let mut changed = Vec::new();
+    let mut kept = 0;
+    for (pattern, routes) in &entry.hosts {
+        match before.of(pattern) {
+            Some(table) if table.is_of(routes) && !uses(table, replaced) => kept += 1,
+            known => {
+                kept += usize::from(known.is_some());
+                let table = HostTable::new(pattern.clone(), routes, |rule| live.rule(rule));
+                changed.push((pattern, Arc::new(table)));
+            }
+        }
+    }
+    let some_are_gone = kept < before.len();
+    if changed.is_empty() && !some_are_gone {
+        return before.clone();
+    }
+    let mut hosts = ByHost::clone(before);
+    for (pattern, table) in changed {
+        hosts.insert(pattern, table);
+    }
+    if some_are_gone {
+        for table in before.values().filter(|table| !entry.hosts.contains_key(&table.pattern)) {
+            hosts.remove(&table.pattern);
+        }
+    }
+    Arc::new(hosts)
+}
+
+fn uses(table: &HostTable, replaced: &BackendKeys) -> bool {
+    !replaced.is_empty()
+        && table.candidates().iter().any(|candidate| targets(&candidate.rule.source).any(|key| replaced.contains(key)))
+}
+
+/// Every backend that a rule sends anything to.
+pub(super) fn targets(rule: &Rule) -> impl Iterator<Item = &BackendKey> {
+    fn mirrored(filter: &Filter) -> Option<&Target> {
+        match filter {
+            Filter::Mirror(mirror) => Some(&mirror.target),
+            _ => None,
+        }
+    }
+    let of_rule = rule.filters.iter().filter_map(mirrored);
+    let of_shares = rule
+        .backends
+        .iter()
+        .flat_map(|share| std::iter::once(&share.target).chain(share.filters.iter().filter_map(mirrored)));
+    of_rule.chain(of_shares).filter_map(|target| match target {
+        Target::Backend(key) => Some(key),
+        Target::Invalid { .. } => None,
+    })
+}
+
+/// The compiled form of a rule, all names resolved.
+pub(super) fn compile_rule(rule: &Arc<Rule>, live: &mut Live) -> CompiledRule {
+    let shares: Box<[Share]> = rule.backends.iter().map(|share| compile_share(rule, share, live)).collect();
+    CompiledRule {
+        source: rule.clone(),
+        name: rule.name.clone(),
+        filters: compile_filters(&rule.filters, live),
+        total_weight: shares.iter().map(|share| u64::from(share.weight)).sum(),
+        shares,
+        timeouts: rule.timeouts,
+    }
+}
+
+fn compile_share(rule: &Rule, share: &WeightedBackend, live: &mut Live) -> Share {
+    let backend = live.target(&share.target);
+    let series = match &backend {
+        Some(backend) => {
+            backend.colors.iter().map(|color| live.route_series(&rule.name, &backend.key, &color.name)).collect()
+        }
+        None => Box::default(),
+    };
+    Share { weight: share.weight, backend, filters: compile_filters(&share.filters, live), series }
+}
+
+fn compile_filters(filters: &[model::Filter], live: &mut Live) -> Box<[CompiledFilter]> {
+    filters
+        .iter()
+        .map(|filter| match filter {
+            Filter::RequestHeaders(edit) => CompiledFilter::RequestHeaders(edit.clone()),
+            Filter::ResponseHeaders(edit) => CompiledFilter::ResponseHeaders(edit.clone()),
+            Filter::Redirect(redirect) => CompiledFilter::Redirect(redirect.clone()),
+            Filter::Rewrite(rewrite) => CompiledFilter::Rewrite(rewrite.clone()),
+            Filter::Mirror(mirror) => CompiledFilter::Mirror(CompiledMirror {
+                backend: live.target(&mirror.target),
+                numerator: mirror.numerator,
+                denominator: mirror.denominator.max(1),
+            }),
+        })
+        .collect()
+}

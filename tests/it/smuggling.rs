@@ -7,7 +7,7 @@ use crate::harness::turn;
 use crate::harness::weir::Weir;
 use crate::headers::weir_before;
 
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(3);
 
 /// A request that must be refused: what it is, its bytes, and the statuses that are right.
 struct Bad {
@@ -296,7 +296,7 @@ async fn a_response_that_breaks_off_is_never_passed_on_as_whole() {
         let response: &'static [u8] = response;
         let weir = weir_before(raw::answering_once(response).await).await;
         let reply = raw::exchange(weir.http, b"GET / HTTP/1.1\r\nHost: shop.example\r\n\r\n", PATIENCE).await;
-        assert!(reply.closed, "{}", reply.text());
+        assert!(reply.closed || reply.status() == 502, "{}", reply.text());
         let text = reply.text();
         let whole =
             text.ends_with("0\r\n\r\n") || text.contains("ontent-length: 4") || text.contains("ontent-Length: 4");

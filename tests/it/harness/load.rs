@@ -366,7 +366,7 @@ impl Shared {
         let token = self.token();
         let host = self.host.lock().unwrap().clone();
         let builder = |method, path| client::request(method, &host, path).header("x-token", token.to_string());
-        if self.plan.posts && token % 8 == 0 {
+        if self.plan.posts && token.is_multiple_of(8) {
             let body = Bytes::from(vec![b'0' + (token / 8 % 10) as u8; POSTED]);
             let request = builder(Method::POST, "/echo").body(full(body.clone())).unwrap();
             (request, Expected::Body(body))

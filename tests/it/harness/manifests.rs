@@ -14,7 +14,7 @@ pub fn service(name: &str, endpoints: &[SocketAddr]) -> String {
 pub fn service_with(name: &str, endpoints: &[SocketAddr], annotations: &[(&str, &str)], protocol: &str) -> String {
     let list: Vec<String> = endpoints.iter().map(ToString::to_string).collect();
     let mut yaml = format!("apiVersion: v1\nkind: Service\nmetadata:\n  name: {name}\n  annotations:\n");
-    write!(yaml, "    weir.dev/endpoints: \"{}\"\n", list.join(",")).unwrap();
+    writeln!(yaml, "    weir.dev/endpoints: \"{}\"", list.join(",")).unwrap();
     for (key, value) in annotations {
         writeln!(yaml, "    {key}: {}", quoted(value)).unwrap();
     }

@@ -122,10 +122,6 @@ impl Weir {
         std::fs::remove_file(self.folder().join(name)).unwrap();
     }
 
-    pub fn process(&self) -> u32 {
-        self.child.id()
-    }
-
     /// Resident memory in bytes.
     pub fn resident_bytes(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
@@ -386,7 +382,7 @@ impl Lines {
         lines
             .filter(|line| field(line, "message") == Some("listening") && field(line, "listener") == Some(name))
             .filter_map(|line| field(&line, "address")?.parse().ok())
-            .last()
+            .next_back()
     }
 }
 

@@ -1,7 +1,10 @@
 //! Weir: an edge load balancer and ingress proxy.
 
+pub mod admin;
 pub mod cli;
 pub mod control;
+pub mod drain;
 pub mod model;
 pub mod proxy;
 pub mod telemetry;
+pub mod tls;

@@ -10,6 +10,7 @@ use serde_json::Value;
 use super::client::{Admin, AdminError};
 use super::exit::{CliError, Exit};
 use super::output::{self, Format, Progress};
+use crate::control::cutover::edit;
 use crate::model::ObjectName;
 
 /// Between two looks at a running cutover.
@@ -173,9 +174,12 @@ fn is_bad(phase: &str) -> bool {
 }
 
 fn start(target: &Target, to: &str, manifests: &std::path::Path) -> Result<(), CliError> {
-    Err(CliError::Argument {
-        argument: format!("--to {to}"),
-        problem: format!("this build cannot edit {} in {}", target.service, manifests.display()),
-        fix: "edit weir.dev/active by hand".to_owned(),
-    })
+    let edited = edit::set_active(manifests, &target.service, to)?;
+    let file = edited.file.display();
+    match edited.before {
+        _ if !edited.changed => eprintln!("{file}: weir.dev/active is {to} already"),
+        Some(before) => eprintln!("{file}: weir.dev/active: {before} -> {to}"),
+        None => eprintln!("{file}: weir.dev/active: {to} added"),
+    }
+    Ok(())
 }

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use super::client::AdminError;
 use super::demo::DemoError;
 use super::serve::ServeError;
+use crate::control::cutover::edit::EditError;
 
 /// Exit codes that scripts rely on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -48,6 +49,9 @@ pub enum CliError {
         /// The Service.
         service: String,
     },
+    /// The manifest was not changed.
+    #[error(transparent)]
+    Edit(#[from] EditError),
     /// The admin API.
     #[error(transparent)]
     Admin(#[from] AdminError),
@@ -65,6 +69,9 @@ impl CliError {
         match self {
             Self::Argument { .. } => Exit::Usage,
             Self::Cutover { .. } => Exit::Findings,
+            Self::Edit(EditError::File { .. }) => Exit::Unreachable,
+            Self::Edit(EditError::NotAColor { .. }) => Exit::Usage,
+            Self::Edit(_) => Exit::Findings,
             Self::Admin(AdminError::NotFound { .. } | AdminError::Refused { .. }) => Exit::Findings,
             Self::Admin(_) => Exit::Unreachable,
             Self::Demo(error) => error.exit(),

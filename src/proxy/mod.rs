@@ -2,6 +2,8 @@
 
 pub mod backend;
 pub mod fault;
+pub mod options;
 pub mod policy;
+pub mod request;
 pub mod snapshot;
 pub mod wire;

@@ -458,3 +458,6 @@ impl Service {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,8 +5,10 @@
 
 pub mod balance;
 pub mod breaker;
+pub mod connect;
 pub mod endpoint;
 pub mod outlier;
+pub mod pool;
 pub mod prewarm;
 pub mod streams;
 
@@ -37,6 +39,8 @@ pub struct Backend {
     pub switch: Arc<Switch>,
     /// Requests in flight and pending over all workers, for the ceilings.
     pub load: Arc<Load>,
+    /// How TLS is spoken to its endpoints; `None` when it is not, or when the desired roots cannot be used.
+    pub tls: Option<Arc<rustls::ClientConfig>>,
 }
 
 /// The endpoints of one color of one port.
@@ -125,7 +129,11 @@ impl Color {
 impl Backend {
     /// Ties live things to what is desired. `colors` stand in the order of `desired.colors`.
     pub fn new(desired: Arc<model::Backend>, colors: Box<[Arc<Color>]>, switch: Arc<Switch>, load: Arc<Load>) -> Self {
-        Self { key: desired.key.clone(), desired, colors, switch, load }
+        let tls = match &desired.protocol {
+            model::UpstreamProtocol::Tls(tls) => crate::tls::client_config(tls).ok(),
+            _ => None,
+        };
+        Self { key: desired.key.clone(), desired, colors, switch, load, tls }
     }
 
     /// The color that serves a request without a preview.

@@ -200,25 +200,6 @@ impl RequestBody {
         }
     }
 
-    /// Reads on and throws away, up to `limit` bytes. False: there is more, or it failed.
-    pub async fn discard(&mut self, limit: usize) -> bool {
-        if let Source::H1(body) = &self.source
-            && body.is_held_back()
-        {
-            return false;
-        }
-        let mut left = limit;
-        let mut buffer = vec![0; 8 * 1024];
-        while !self.is_over() {
-            match std::future::poll_fn(|cx| self.poll_read(cx, &mut buffer)).await {
-                Ok(0) => return true,
-                Ok(read) if read < left => left -= read,
-                _ => return false,
-            }
-        }
-        true
-    }
-
     fn poll_source(&mut self, cx: &mut Task<'_>, buffer: &mut [u8]) -> Poll<Result<usize, Fault>> {
         match &mut self.source {
             Source::Empty => Poll::Ready(Ok(0)),
@@ -351,9 +332,7 @@ impl ResponseBody {
     /// Body bytes of the request that went to the endpoint.
     pub fn uploaded(&self) -> u64 {
         match self {
-            ResponseBody::H1(body) => {
-                body.state.as_ref().map_or(body.uploaded, |(exchange, _)| exchange.uploaded())
-            }
+            ResponseBody::H1(body) => body.state.as_ref().map_or(body.uploaded, |(exchange, _)| exchange.uploaded()),
             ResponseBody::H2(body) => body.uploaded(),
             _ => 0,
         }

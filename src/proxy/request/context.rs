@@ -6,11 +6,12 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::exchange::Exchange;
+use super::upstream_h2::Senders;
 use crate::proxy::backend::pool::Pools;
 use crate::proxy::options::Options;
 use crate::proxy::snapshot::Published;
 use crate::proxy::wire::timers::Timers;
-use crate::telemetry::access_log::AccessLog;
+use crate::telemetry::access_log::Logger;
 use crate::telemetry::clock;
 use crate::telemetry::gauges::Counters;
 use crate::telemetry::stats::Shard;
@@ -34,7 +35,9 @@ pub struct Context {
     /// Set when the process is ending: answers tell clients not to come back on their connection.
     pub draining: Cell<bool>,
     /// Where requests are written down.
-    pub log: AccessLog,
+    pub log: RefCell<Logger>,
+    /// Upstream connections that speak HTTP/2.
+    pub(super) senders: RefCell<Senders>,
     spare: RefCell<Vec<Box<Exchange>>>,
 }
 
@@ -48,7 +51,7 @@ impl Context {
         published: Arc<Published>,
         stats: Shard,
         counters: Arc<Counters>,
-        log: AccessLog,
+        log: Logger,
         seed: u64,
     ) -> Rc<Self> {
         Rc::new(Self {
@@ -60,7 +63,8 @@ impl Context {
             pools: RefCell::default(),
             rng: RefCell::new(fastrand::Rng::with_seed(seed)),
             draining: Cell::new(false),
-            log,
+            log: RefCell::new(log),
+            senders: RefCell::default(),
             spare: RefCell::default(),
         })
     }
@@ -68,6 +72,13 @@ impl Context {
     /// The process clock, nanoseconds.
     pub fn now(&self) -> u64 {
         clock::now()
+    }
+
+    /// Closes upstream connections that have been idle for too long or have ended.
+    pub fn sweep(&self) {
+        let idle = self.options.timeouts.upstream_idle.as_nanos() as u64;
+        self.pools.borrow_mut().sweep(self.now().saturating_sub(idle));
+        self.senders.borrow_mut().sweep();
     }
 
     pub(super) fn take_exchange(&self) -> Box<Exchange> {

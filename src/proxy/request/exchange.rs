@@ -4,11 +4,13 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::{Deref, DerefMut};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use super::context::Context;
+use smallvec::SmallVec;
+
+use super::handle;
 use crate::model::Bind;
-use crate::proxy::backend::{Backend, Color, Endpoint};
+use crate::proxy::backend::{Backend, Color, Endpoint, Permit};
 use crate::proxy::fault::{Blame, Fault};
 use crate::proxy::snapshot::CompiledRule;
 use crate::proxy::wire::timers::{NEVER, Timer};
@@ -43,6 +45,8 @@ pub struct Target {
     pub share: usize,
     /// Position of the color in the backend.
     pub position: usize,
+    /// Its place under the backend's ceiling.
+    pub permit: Permit,
 }
 
 /// A request, its response, and what happened.
@@ -81,8 +85,10 @@ pub struct Exchange {
     pub endpoint: Option<Arc<Endpoint>>,
     /// The deadline that is watched now.
     pub timer: Timer,
-    /// Method, host and path as the client sent them; only kept when the access log wants them.
+    /// Host and path as the client sent them; only kept when the access log wants this exchange.
     pub logged: Option<Box<Logged>>,
+    /// The protocol that the client wants to upgrade to, and may.
+    pub upgrade: SmallVec<[u8; 16]>,
 }
 
 /// What the access log shows of a request that may be rewritten later.
@@ -92,6 +98,8 @@ pub struct Logged {
     pub host: String,
     /// Path and query.
     pub path: String,
+    /// Server name of the TLS handshake.
+    pub server_name: Option<Box<str>>,
 }
 
 impl Exchange {
@@ -115,6 +123,7 @@ impl Exchange {
             endpoint: None,
             timer,
             logged: None,
+            upgrade: SmallVec::new(),
         }
     }
 
@@ -135,6 +144,7 @@ impl Exchange {
         self.endpoint = None;
         self.timer.clear();
         self.logged = None;
+        self.upgrade.clear();
     }
 
     /// Whether the request is gRPC, whose failures travel as trailers.
@@ -241,8 +251,7 @@ fn settle(context: &Context, exchange: &mut Exchange) {
         if target.backend.switch.effective() != target.color.id {
             target.color.streams.responded(ended);
         }
-        target.backend.load.in_flight.fetch_sub(1, Ordering::Relaxed);
     }
     drop(stats);
-    super::handle::log(context, exchange, ended);
+    handle::log(context, exchange, ended);
 }

@@ -9,6 +9,7 @@ mod body;
 mod context;
 mod exchange;
 mod handle;
+mod mirror;
 mod reply;
 mod upgrade;
 mod upstream_h2;
@@ -19,3 +20,16 @@ pub use exchange::{Exchange, Origin, Running};
 pub use handle::handle;
 pub use reply::write_head;
 pub use upgrade::tunnel;
+
+/// Runs hyper's tasks on this worker.
+#[derive(Clone, Copy, Debug)]
+pub struct LocalExecutor;
+
+impl<F> hyper::rt::Executor<F> for LocalExecutor
+where
+    F: Future<Output: 'static> + 'static,
+{
+    fn execute(&self, future: F) {
+        tokio::task::spawn_local(future);
+    }
+}

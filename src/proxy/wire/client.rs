@@ -272,6 +272,11 @@ impl<B: BodySource> Exchange<B> {
         self.trailers.take()
     }
 
+    /// Whether any byte of the request has been given to the connection.
+    pub fn head_sent(&self) -> bool {
+        self.pump.head_sent()
+    }
+
     /// Body bytes of the request sent so far.
     pub fn uploaded(&self) -> u64 {
         self.pump.taken

@@ -331,6 +331,8 @@ pub struct RequestHead {
     pub headers: Headers,
     /// Version that the client spoke.
     pub version: Version,
+    /// Whether the client takes trailers (`TE: trailers`), which gRPC servers insist on.
+    pub trailers_wanted: bool,
     method: Range<usize>,
     path: Range<usize>,
     query: Option<Range<usize>>,
@@ -342,6 +344,7 @@ impl RequestHead {
     pub fn clear(&mut self) {
         self.headers.clear();
         self.version = Version::Http11;
+        self.trailers_wanted = false;
         self.method = 0..0;
         self.path = 0..0;
         self.query = None;
@@ -410,6 +413,18 @@ impl RequestHead {
 
     pub(super) fn set_query_range(&mut self, range: Option<Range<usize>>) {
         self.query = range;
+    }
+
+    /// Becomes a copy of another head.
+    pub fn copy_from(&mut self, other: &RequestHead) {
+        self.headers.arena.clone_from(&other.headers.arena);
+        self.headers.fields.clone_from(&other.headers.fields);
+        self.version = other.version;
+        self.trailers_wanted = other.trailers_wanted;
+        self.method = other.method.clone();
+        self.path = other.path.clone();
+        self.query = other.query.clone();
+        self.authority = other.authority.clone();
     }
 
     /// Whether the method promises to change nothing when repeated (RFC 9110 section 9.2.2).

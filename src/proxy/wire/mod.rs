@@ -11,6 +11,7 @@ pub mod io;
 pub mod parse;
 pub mod pump;
 pub mod server;
+pub mod stream;
 pub mod timers;
 
 pub use head::{HeaderField, Headers, Name, RequestHead, ResponseHead, Version};

@@ -33,6 +33,26 @@ pub struct Connection {
     input: RefCell<Vec<u8>>,
     eof: Cell<bool>,
     interim: RefCell<Unsent>,
+    body: RefCell<Body>,
+}
+
+/// What is known of the body of the current request.
+#[derive(Debug, Default)]
+struct Body {
+    rest: Rest,
+    expects_continue: bool,
+    trailers: Option<Headers>,
+    /// Most bytes; 0 is no limit.
+    limit: u64,
+    taken: u64,
+}
+
+#[derive(Debug, Default)]
+enum Rest {
+    Length(u64),
+    Chunked(Decoder),
+    #[default]
+    Done,
 }
 
 /// What came instead of nothing.
@@ -49,7 +69,13 @@ pub enum Arrival {
 impl Connection {
     /// For a stream of which `input` has been read already.
     pub fn new(io: Io, input: Vec<u8>) -> Self {
-        Self { io: RefCell::new(io), input: RefCell::new(input), eof: Cell::new(false), interim: RefCell::default() }
+        Self {
+            io: RefCell::new(io),
+            input: RefCell::new(input),
+            eof: Cell::new(false),
+            interim: RefCell::default(),
+            body: RefCell::default(),
+        }
     }
 
     /// Takes the connection apart: the stream and what was read but not used.
@@ -186,83 +212,101 @@ fn consume(input: &mut Vec<u8>, length: usize) {
     }
 }
 
-/// The body of a request on a downstream connection.
+/// The body of the current request on a downstream connection. What is not read stays there.
 #[derive(Debug)]
-pub struct IncomingBody {
-    connection: Rc<Connection>,
-    rest: Rest,
-    expects_continue: bool,
-    trailers: Option<Headers>,
-    limit: u64,
-    taken: u64,
-}
-
-#[derive(Debug)]
-enum Rest {
-    Length(u64),
-    Chunked(Decoder),
-    Done,
-}
+pub struct IncomingBody(Rc<Connection>);
 
 impl IncomingBody {
     /// The body that follows a head. `limit`: most bytes, 0 is no limit.
-    pub fn new(connection: Rc<Connection>, meta: &RequestMeta, trailer_limit: usize, limit: u64) -> Self {
+    pub fn begin(connection: &Rc<Connection>, meta: &RequestMeta, trailer_limit: usize, limit: u64) -> Self {
         let rest = match meta.framing {
             Framing::Length(length) => Rest::Length(length),
             Framing::Chunked => Rest::Chunked(Decoder::new(trailer_limit)),
             Framing::None | Framing::UntilClose => Rest::Done,
         };
-        Self { connection, rest, expects_continue: meta.expects_continue, trailers: None, limit, taken: 0 }
+        *connection.body.borrow_mut() =
+            Body { rest, expects_continue: meta.expects_continue, trailers: None, limit, taken: 0 };
+        Self(connection.clone())
     }
 
     /// Whether the whole body has been read.
     pub fn is_done(&self) -> bool {
-        matches!(self.rest, Rest::Done)
-    }
-
-    /// Whether the client still waits to be told to send it.
-    pub fn is_held_back(&self) -> bool {
-        self.expects_continue
+        self.0.body_is_done()
     }
 }
 
-impl BodySource for IncomingBody {
-    fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<Result<usize, Fault>> {
-        if self.expects_continue {
-            self.expects_continue = false;
-            if self.connection.send_interim(cx, b"HTTP/1.1 100 Continue\r\n\r\n").is_err() {
+impl Connection {
+    /// Whether the whole body of the current request has been read.
+    pub fn body_is_done(&self) -> bool {
+        matches!(self.body.borrow().rest, Rest::Done)
+    }
+
+    /// Whether the client still waits to be told to send its body: whether it will is not certain.
+    pub fn body_is_held_back(&self) -> bool {
+        self.body.borrow().expects_continue
+    }
+
+    fn poll_body(&self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<Result<usize, Fault>> {
+        let body = &mut *self.body.borrow_mut();
+        if body.expects_continue {
+            body.expects_continue = false;
+            if self.send_interim(cx, b"HTTP/1.1 100 Continue\r\n\r\n").is_err() {
                 return Poll::Ready(Err(Fault::ClientGone));
             }
         }
-        let read = match &mut self.rest {
+        let read = match &mut body.rest {
             Rest::Done => return Poll::Ready(Ok(0)),
             Rest::Length(left) => {
                 let most = usize::try_from(*left).unwrap_or(usize::MAX).min(buffer.len());
-                let read = ready!(poll_bytes(&self.connection, cx, &mut buffer[..most]))?;
+                let read = ready!(poll_bytes(self, cx, &mut buffer[..most]))?;
                 *left -= read as u64;
                 if *left == 0 {
-                    self.rest = Rest::Done;
+                    body.rest = Rest::Done;
                 }
                 read
             }
             Rest::Chunked(decoder) => {
-                let read = ready!(poll_chunks(&self.connection, decoder, cx, buffer))?;
+                let read = ready!(poll_chunks(self, decoder, cx, buffer))?;
                 if decoder.is_done() {
-                    self.trailers = decoder.trailers().map_err(|_| Fault::BadRequest)?;
-                    self.rest = Rest::Done;
+                    body.trailers = decoder.trailers().map_err(|_| Fault::BadRequest)?;
+                    body.rest = Rest::Done;
                 }
                 read
             }
         };
-        self.taken += read as u64;
-        if self.limit != 0 && self.taken > self.limit {
+        body.taken += read as u64;
+        if body.limit != 0 && body.taken > body.limit {
             return Poll::Ready(Err(Fault::BodyTooLarge));
         }
         Poll::Ready(Ok(read))
     }
 
+    /// Reads what is left of the body and throws it away. `Ready(true)`: it is over; false: it failed, or there is more
+    /// than `left` bytes.
+    pub fn poll_discard(&self, cx: &mut Context<'_>, left: &mut usize) -> Poll<bool> {
+        loop {
+            if self.body_is_done() {
+                return Poll::Ready(true);
+            }
+            let read = with_scratch(|scratch| {
+                let most = scratch.len().min(HEAD_READ);
+                self.poll_body(cx, &mut scratch[..most])
+            });
+            match ready!(read) {
+                Ok(read) if read <= *left => *left -= read,
+                _ => return Poll::Ready(false),
+            }
+        }
+    }
+}
+
+impl BodySource for IncomingBody {
+    fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<Result<usize, Fault>> {
+        self.0.poll_body(cx, buffer)
+    }
+
     fn trailers(&mut self) -> Option<Headers> {
-        self.trailers.take()
+        self.0.body.borrow_mut().trailers.take()
     }
 }
 

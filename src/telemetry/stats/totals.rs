@@ -138,6 +138,12 @@ impl Registry {
         self.read(now, true)
     }
 
+    /// When the worker published that did so last among all (process clock); 0 if one has not yet. A value that falls behind
+    /// means a stalled worker.
+    pub fn published_at(&self) -> u64 {
+        self.published.iter().map(|published| lock(published).at).min().unwrap_or(0)
+    }
+
     fn read(&self, now: u64, brief: bool) -> Totals {
         let new_endpoint =
             |slot, labels| EndpointTotals { labels, slot, flow: Flow::default(), area_ns: 0, errors: 0, latency_ns: 0 };

@@ -1,0 +1,288 @@
+//! Connections that stop being HTTP: bytes go both ways until one side ends, the tunnel is idle for too long, or it is
+//! this stream's turn to leave the old color.
+
+use std::future::{Future, poll_fn};
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context as Task, Poll, ready};
+use std::time::Duration;
+
+use super::attempt::Attempt;
+use super::context::Context;
+use super::exchange::Exchange;
+use crate::proxy::backend::End;
+use crate::proxy::fault::Fault;
+use crate::proxy::wire::buffers::with_scratch;
+use crate::proxy::wire::io::{Io, Unsent};
+use crate::telemetry::clock;
+
+/// A backend's connection after its 101.
+pub struct Upgraded {
+    pub(super) io: Io,
+    pub(super) early: Vec<u8>,
+    pub(super) attempt: Attempt,
+}
+
+/// How long a client has to answer a Close frame.
+const FAREWELL: Duration = Duration::from_secs(2);
+
+/// Joins the client's connection (of which `input` has been read already) with the backend's.
+pub async fn tunnel(context: &Rc<Context>, exchange: &mut Exchange, down: Io, input: Vec<u8>, up: Box<Upgraded>) {
+    let Upgraded { io: up, early, mut attempt } = *up;
+    attempt.succeed();
+    let is_websocket = exchange.upgrade.eq_ignore_ascii_case(b"websocket");
+    let guard = exchange.target.as_ref().map(|target| target.color.streams.enter());
+    let jitter = context.rng.borrow_mut().f64();
+    let mut turn: Option<Pin<Box<dyn Future<Output = End>>>> =
+        guard.as_ref().map(|guard| Box::pin(guard.ended(clock::now, jitter)) as _);
+    let mut tunnel = Tunnel {
+        down: Side { io: down, out: Unsent::default(), eof: false, shut: false },
+        up: Side { io: up, out: Unsent::default(), eof: false, shut: false },
+        to_client: Frames::new(is_websocket),
+        to_backend: Frames::new(is_websocket),
+        leaving: false,
+        bytes_in: 0,
+        bytes_out: 0,
+    };
+    let idle = context.options.timeouts.tunnel_idle.as_nanos() as u64;
+    let mut moved = u64::MAX;
+    let mut end = End::Natural;
+    let mut first = Some((early, input));
+    let result = poll_fn(|cx| {
+        if let Some((early, input)) = first.take() {
+            tunnel.feed(cx, &early, &input)?;
+        }
+        if let Some(future) = &mut turn
+            && let Poll::Ready(how) = future.as_mut().poll(cx)
+        {
+            turn = None;
+            end = how;
+            tunnel.leaving = true;
+            let now = context.now();
+            exchange.timer.set(now + FAREWELL.as_nanos() as u64, now);
+            if how == End::Forced {
+                return Poll::Ready(Ok(()));
+            }
+        }
+        let polled = tunnel.poll(cx)?;
+        let sum = tunnel.bytes_in + tunnel.bytes_out;
+        if sum != moved && !tunnel.leaving {
+            moved = sum;
+            let now = context.now();
+            exchange.timer.set(now + idle, now);
+        }
+        if polled.is_ready() || exchange.timer.poll(cx, || context.now()).is_ready() {
+            return Poll::Ready(io::Result::Ok(()));
+        }
+        Poll::Pending
+    })
+    .await;
+    exchange.bytes_in = tunnel.bytes_in;
+    exchange.bytes_out = tunnel.bytes_out;
+    exchange.complete = true;
+    if result.is_err() && end == End::Natural {
+        // One side vanished: the tunnel is over all the same.
+        exchange.fault = None;
+    }
+    if end != End::Natural {
+        exchange.fault = Some(Fault::Drained);
+    }
+    if let Some(guard) = guard {
+        guard.finish(end);
+    }
+}
+
+struct Side {
+    io: Io,
+    out: Unsent,
+    eof: bool,
+    shut: bool,
+}
+
+struct Tunnel {
+    down: Side,
+    up: Side,
+    to_client: Frames,
+    to_backend: Frames,
+    leaving: bool,
+    bytes_in: u64,
+    bytes_out: u64,
+}
+
+/// Close, code 1012 "service restart", without a mask: from server to client (RFC 6455 sections 5.5.1 and 7.4).
+const CLOSE_TO_CLIENT: &[u8] = &[0x88, 0x02, 0x03, 0xf4];
+/// The same with a mask of zeros: from client to server.
+const CLOSE_TO_BACKEND: &[u8] = &[0x88, 0x82, 0, 0, 0, 0, 0x03, 0xf4];
+
+impl Tunnel {
+    fn feed(&mut self, cx: &mut Task<'_>, to_client: &[u8], to_backend: &[u8]) -> io::Result<()> {
+        self.to_client.pass(to_client);
+        self.to_backend.pass(to_backend);
+        self.bytes_out += to_client.len() as u64;
+        self.bytes_in += to_backend.len() as u64;
+        for (side, bytes) in [(&mut self.down, to_client), (&mut self.up, to_backend)] {
+            if let Poll::Ready(Err(error)) = side.out.write(&mut side.io, cx, bytes) {
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    /// Ready when both directions have ended.
+    fn poll(&mut self, cx: &mut Task<'_>) -> Poll<io::Result<()>> {
+        if self.leaving {
+            self.say_farewell(cx)?;
+        }
+        let out = poll_way(&mut self.up, &mut self.down, &mut self.to_client, &mut self.bytes_out, cx)?;
+        let inward = poll_way(&mut self.down, &mut self.up, &mut self.to_backend, &mut self.bytes_in, cx)?;
+        if out.is_ready() && inward.is_ready() { Poll::Ready(Ok(())) } else { Poll::Pending }
+    }
+
+    /// Ends a WebSocket between two frames, anything else by ending our directions.
+    fn say_farewell(&mut self, cx: &mut Task<'_>) -> io::Result<()> {
+        let ways = [
+            (&mut self.to_client, &mut self.down, CLOSE_TO_CLIENT),
+            (&mut self.to_backend, &mut self.up, CLOSE_TO_BACKEND),
+        ];
+        for (frames, side, close) in ways {
+            if frames.closed || !frames.at_boundary() {
+                continue;
+            }
+            frames.closed = true;
+            if frames.tracked
+                && let Poll::Ready(Err(error)) = side.out.write(&mut side.io, cx, close)
+            {
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Moves what can be moved from one side to the other. Ready when `from` has ended and `to` knows.
+fn poll_way(
+    from: &mut Side,
+    to: &mut Side,
+    frames: &mut Frames,
+    moved: &mut u64,
+    cx: &mut Task<'_>,
+) -> Poll<io::Result<()>> {
+    loop {
+        ready!(to.out.flush(&mut to.io, cx))?;
+        if from.eof || (frames.closed && !frames.tracked) {
+            if !to.shut {
+                ready!(to.io.poll_shutdown(cx))?;
+                to.shut = true;
+            }
+            return Poll::Ready(Ok(()));
+        }
+        let written = with_scratch(|scratch| {
+            let read = ready!(from.io.poll_read(cx, scratch))?;
+            if read == 0 {
+                from.eof = true;
+                return Poll::Ready(io::Result::Ok(()));
+            }
+            // After our own Close nothing more may be said in this direction.
+            if frames.closed {
+                return Poll::Ready(Ok(()));
+            }
+            *moved += read as u64;
+            frames.pass(&scratch[..read]);
+            to.out.write(&mut to.io, cx, &scratch[..read])
+        });
+        ready!(written)?;
+    }
+}
+
+/// Follows WebSocket frames just closely enough to know where one ends (RFC 6455 section 5.2).
+#[derive(Debug)]
+struct Frames {
+    tracked: bool,
+    closed: bool,
+    header: [u8; 14],
+    have: usize,
+    payload: u64,
+}
+
+impl Frames {
+    fn new(tracked: bool) -> Self {
+        Self { tracked, closed: false, header: [0; 14], have: 0, payload: 0 }
+    }
+
+    fn at_boundary(&self) -> bool {
+        !self.tracked || (self.have == 0 && self.payload == 0)
+    }
+
+    fn pass(&mut self, mut bytes: &[u8]) {
+        if !self.tracked {
+            return;
+        }
+        while !bytes.is_empty() {
+            if self.payload > 0 {
+                let take = self.payload.min(bytes.len() as u64);
+                self.payload -= take;
+                bytes = &bytes[take as usize..];
+                continue;
+            }
+            self.header[self.have] = bytes[0];
+            self.have += 1;
+            bytes = &bytes[1..];
+            if self.have >= 2 && self.have == self.header_length() {
+                let length = match self.header[1] & 0x7f {
+                    126 => u64::from(u16::from_be_bytes([self.header[2], self.header[3]])),
+                    127 => u64::from_be_bytes(self.header[2..10].try_into().unwrap_or_default()),
+                    short => u64::from(short),
+                };
+                self.have = 0;
+                self.payload = length;
+            }
+        }
+    }
+
+    fn header_length(&self) -> usize {
+        let extended = match self.header[1] & 0x7f {
+            126 => 2,
+            127 => 8,
+            _ => 0,
+        };
+        2 + extended + if self.header[1] & 0x80 == 0 { 0 } else { 4 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frame_boundaries_are_known_at_every_byte() {
+        let mut stream = Vec::new();
+        let mut boundaries = vec![0];
+        for (masked, length) in [(false, 5usize), (true, 200), (false, 0), (true, 70_000), (true, 0)] {
+            stream.push(0x81);
+            let mask = if masked { 0x80 } else { 0 };
+            match length {
+                0..=125 => stream.push(mask | length as u8),
+                126..=65_535 => {
+                    stream.push(mask | 126);
+                    stream.extend((length as u16).to_be_bytes());
+                }
+                _ => {
+                    stream.push(mask | 127);
+                    stream.extend((length as u64).to_be_bytes());
+                }
+            }
+            if masked {
+                stream.extend([1, 2, 3, 4]);
+            }
+            stream.extend(std::iter::repeat_n(0xaa, length));
+            boundaries.push(stream.len());
+        }
+        let mut frames = Frames::new(true);
+        for (at, byte) in stream.iter().enumerate() {
+            assert_eq!(frames.at_boundary(), boundaries.contains(&at), "at {at}");
+            frames.pass(&[*byte]);
+        }
+        assert!(frames.at_boundary());
+    }
+}

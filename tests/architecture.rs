@@ -20,14 +20,28 @@ const RULE: &[(&str, &[&str])] = &[
     ("proxy::policy", &["model", "telemetry", "proxy::fault", "proxy::wire"]),
     ("proxy::backend", &["model", "telemetry", "tls", "drain", "proxy::fault", "proxy::wire"]),
     ("proxy::snapshot", &["model", "telemetry", "tls", "proxy::policy", "proxy::backend", "proxy::wire"]),
+    // What the data plane is told once, at start.
+    ("proxy::options", &["proxy::wire"]),
+    // The nouns (a bind, a filter) reach requests by way of the snapshot, and may be named.
     (
         "proxy::request",
-        &["proxy::snapshot", "proxy::policy", "proxy::backend", "proxy::fault", "proxy::wire", "telemetry", "drain"],
+        &[
+            "model",
+            "proxy::snapshot",
+            "proxy::policy",
+            "proxy::backend",
+            "proxy::fault",
+            "proxy::wire",
+            "proxy::options",
+            "telemetry",
+            "drain",
+        ],
     ),
-    ("proxy::listener", &["proxy::*", "tls", "telemetry", "drain"]),
-    ("proxy::worker", &["proxy::*", "tls", "telemetry", "drain"]),
+    ("proxy::listener", &["model", "proxy::*", "tls", "telemetry", "drain"]),
+    ("proxy::worker", &["model", "proxy::*", "tls", "telemetry", "drain"]),
     ("proxy", &[]),
     ("control::translate", &["model"]),
+    // The machine decides over the model alone; only its driver and the tally touch what is alive.
     ("control::cutover", &["model", "control::cutover::driver", "control::cutover::tally"]),
     ("control::cutover::driver", &["model", "control::cutover", "control::cutover::tally", "proxy::backend"]),
     ("control::cutover::tally", &["proxy::backend", "telemetry"]),

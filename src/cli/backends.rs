@@ -20,12 +20,20 @@ const COLUMNS: &[(&str, &str)] = &[
     ("PORT", "/port"),
     ("COLOR", "/color"),
     ("EFFECTIVE", "/effective"),
-    ("READY", "/ready"),
-    ("ENDPOINTS", "/endpoints"),
+    ("USABLE", "/usable"),
+    ("TOTAL", "/total"),
+    ("ENDPOINTS", "/addresses"),
 ];
 
 pub(super) fn backends(arguments: &Backends) -> Result<Exit, CliError> {
-    let value = Admin::at(&arguments.admin).json("/api/v1/backends")?;
+    let mut value = Admin::at(&arguments.admin).json("/api/v1/backends")?;
+    // What a table can show of endpoints is their addresses.
+    if arguments.output == Format::Table {
+        for item in value["items"].as_array_mut().into_iter().flatten() {
+            let addresses = item["endpoints"].as_array().into_iter().flatten().map(|one| one["address"].clone());
+            item["addresses"] = addresses.collect();
+        }
+    }
     output::print(&output::list(arguments.output, &value, COLUMNS));
     Ok(Exit::Ok)
 }

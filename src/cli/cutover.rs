@@ -1,6 +1,6 @@
 //! `weir cutover`: shows a Service's cutover, and starts one by changing the one annotation that is the switch.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -101,10 +101,15 @@ pub(super) fn cutover(arguments: &Cutover) -> Result<Exit, CliError> {
             Ok(Exit::Ok)
         }
         Verb::Start { target, to, manifests, wait, timeout } => {
+            // Asked before the change, so that a bad end of an earlier attempt is not taken for one of this.
+            let before = if *wait { Some(target.state()?) } else { None };
             start(target, to, manifests)?;
-            if *wait { follow(target, Some(to), Some(Duration::from_secs(*timeout))) } else { Ok(Exit::Ok) }
+            match before {
+                Some(before) => follow(target, Some(to), Some(&before), Some(Duration::from_secs(*timeout))),
+                None => Ok(Exit::Ok),
+            }
         }
-        Verb::Watch { target, to } => follow(target, to.as_deref(), None),
+        Verb::Watch { target, to } => follow(target, to.as_deref(), None, None),
     }
 }
 
@@ -120,7 +125,7 @@ impl State {
 
     fn line(&self) -> String {
         let mut line = format!("{}  effective {}", self.text("phase"), self.text("effective"));
-        for key in ["reason", "message"] {
+        for key in ["waitingFor", "reason", "message"] {
             if !self.text(key).is_empty() {
                 line.push_str("  ");
                 line.push_str(self.text(key));
@@ -130,27 +135,29 @@ impl State {
     }
 }
 
-/// Shows every change until the attempt is over or, with `to`, until that color serves.
-fn follow(target: &Target, to: Option<&str>, limit: Option<Duration>) -> Result<Exit, CliError> {
+/// Shows every change until the attempt is over or, with `to`, until that color serves. `before` is the state before the
+/// change that is waited for.
+fn follow(
+    target: &Target,
+    to: Option<&str>,
+    before: Option<&State>,
+    limit: Option<Duration>,
+) -> Result<Exit, CliError> {
     let started = Instant::now();
     let mut progress = Progress::default();
-    // A bad end that is seen before anything moved belongs to an earlier attempt, unless it stays for this long: the
-    // folder's change takes a moment to be seen.
-    let grace = Duration::from_secs(3);
-    let mut moved = false;
     let end = loop {
         let state = target.state()?;
         progress.show(&state.line());
-        let phase = state.text("phase").to_owned();
-        moved |= matches!(phase.as_str(), "Warming" | "Verifying" | "Committing" | "Draining");
-        let late = started.elapsed() >= grace;
+        let phase = state.text("phase");
+        // Until the change has been seen, the state is about something else.
+        let seen = before.is_none_or(|before| before.text("version") != state.text("version"));
+        let served = to.is_none_or(|to| state.text("effective") == to) && phase != "Committing";
         match to {
-            Some(to) if state.text("effective") == to && phase != "Committing" => break Ok(()),
-            Some(_) if is_bad(&phase) && (moved || late) => break Err(format!("{} ended as {phase}", target.service)),
-            None if moved && !is_running(&phase) => {
-                break if is_bad(&phase) { Err(format!("{} ended as {phase}", target.service)) } else { Ok(()) };
+            Some(_) if served => break Ok(()),
+            Some(_) if seen && is_bad(phase) => break Err(format!("{} ended as {phase}", target.service)),
+            None if !is_running(phase) => {
+                break if is_bad(phase) { Err(format!("{} ended as {phase}", target.service)) } else { Ok(()) };
             }
-            None if !moved && !is_running(&phase) && late => break Ok(()),
             _ => {}
         }
         if limit.is_some_and(|limit| started.elapsed() >= limit) {
@@ -173,13 +180,14 @@ fn is_bad(phase: &str) -> bool {
     matches!(phase, "Rejected" | "Aborted" | "RolledBack")
 }
 
-fn start(target: &Target, to: &str, manifests: &std::path::Path) -> Result<(), CliError> {
+fn start(target: &Target, to: &str, manifests: &Path) -> Result<(), CliError> {
     let edited = edit::set_active(manifests, &target.service, to)?;
     let file = edited.file.display();
-    match edited.before {
-        _ if !edited.changed => eprintln!("{file}: weir.dev/active is {to} already"),
-        Some(before) => eprintln!("{file}: weir.dev/active: {before} -> {to}"),
-        None => eprintln!("{file}: weir.dev/active: {to} added"),
-    }
+    let before = edited.before.as_deref().unwrap_or("nothing");
+    output::print(&if edited.changed {
+        format!("{file}: weir.dev/active of {}: {before} -> {to}\n", target.service)
+    } else {
+        format!("{file}: weir.dev/active of {} is {to} already\n", target.service)
+    });
     Ok(())
 }

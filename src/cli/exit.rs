@@ -1,10 +1,13 @@
 //! How a verb ends: one exit code and, when it failed, one line that names what was wrong and what would be right.
 
+use std::io;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use super::client::AdminError;
 use super::demo::DemoError;
 use super::serve::ServeError;
+use crate::config::SettingError;
 use crate::control::cutover::edit::EditError;
 
 /// Exit codes that scripts rely on.
@@ -41,6 +44,17 @@ pub enum CliError {
         /// What would be right.
         fix: String,
     },
+    /// The settings are wrong.
+    #[error("{}", lines(.0))]
+    Settings(Vec<SettingError>),
+    /// There are no manifests.
+    #[error("cannot read manifests at {}: {source}; give an existing file or folder", path.display())]
+    Manifests {
+        /// Where.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
     /// A cutover did not come to its good end.
     #[error("{problem}; `weir cutover status {service}` says why")]
     Cutover {
@@ -49,7 +63,7 @@ pub enum CliError {
         /// The Service.
         service: String,
     },
-    /// The manifest was not changed.
+    /// The annotation was not changed.
     #[error(transparent)]
     Edit(#[from] EditError),
     /// The admin API.
@@ -63,15 +77,19 @@ pub enum CliError {
     Serve(#[from] ServeError),
 }
 
+/// One line for each, each as a whole.
+fn lines(errors: &[SettingError]) -> String {
+    errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\nerror: ")
+}
+
 impl CliError {
     /// The code that goes with it.
     pub fn exit(&self) -> Exit {
         match self {
-            Self::Argument { .. } => Exit::Usage,
-            Self::Cutover { .. } => Exit::Findings,
-            Self::Edit(EditError::File { .. }) => Exit::Unreachable,
-            Self::Edit(EditError::NotAColor { .. }) => Exit::Usage,
+            Self::Argument { .. } | Self::Settings(_) => Exit::Usage,
+            Self::Manifests { .. } | Self::Edit(EditError::File { .. }) => Exit::Unreachable,
             Self::Edit(_) => Exit::Findings,
+            Self::Cutover { .. } => Exit::Findings,
             Self::Admin(AdminError::NotFound { .. } | AdminError::Refused { .. }) => Exit::Findings,
             Self::Admin(_) => Exit::Unreachable,
             Self::Demo(error) => error.exit(),

@@ -2,16 +2,20 @@
 //! ends with an exit code; it decides nothing about traffic.
 
 mod backends;
+mod check;
 mod client;
 mod completions;
 mod cutover;
 mod demo;
 mod exit;
+mod explain;
+mod manifests;
 mod output;
 mod proxy;
 mod routes;
 mod run;
 mod serve;
+mod settings;
 mod version;
 
 use std::io::Write as _;
@@ -22,7 +26,7 @@ use clap::{Parser, Subcommand};
 pub use client::AdminError;
 pub use demo::{DemoError, FolderError};
 pub use exit::{CliError, Exit};
-pub use serve::ServeError;
+pub use serve::{Event, ServeError, Source};
 
 /// Where a running Weir's admin API is, unless told otherwise.
 const ADMIN: &str = "127.0.0.1:9900";
@@ -48,6 +52,8 @@ enum Verb {
     Demo(demo::Demo),
     Run(run::Run),
     Proxy(proxy::Proxy),
+    Check(check::Check),
+    Explain(explain::Explain),
     Cutover(cutover::Cutover),
     Routes(routes::Routes),
     Backends(backends::Backends),
@@ -61,6 +67,8 @@ pub fn main() -> ExitCode {
         Verb::Demo(arguments) => demo::demo(&arguments),
         Verb::Run(arguments) => run::run(&arguments),
         Verb::Proxy(arguments) => proxy::proxy(&arguments),
+        Verb::Check(arguments) => check::check(&arguments),
+        Verb::Explain(arguments) => explain::explain(&arguments),
         Verb::Cutover(arguments) => cutover::cutover(&arguments),
         Verb::Routes(arguments) => routes::routes(&arguments),
         Verb::Backends(arguments) => backends::backends(&arguments),

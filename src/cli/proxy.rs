@@ -13,7 +13,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::exit::{CliError, Exit};
 use super::output;
-use super::serve::{self, Event, Launch, Source};
+use super::serve::{self, Event, Source};
+use super::settings::{self, Flags};
 use crate::control::translate::{Change, Object};
 use crate::model::ANNOTATION_DOMAIN;
 
@@ -36,15 +37,19 @@ pub(super) struct Proxy {
 
 pub(super) fn proxy(arguments: &Proxy) -> Result<Exit, CliError> {
     let upstream = Upstream::parse(&arguments.to)?;
-    let launch = Launch {
-        http: Some(arguments.from),
-        admin: Some(arguments.admin),
-        workers: arguments.workers,
-        quiet: true,
-        ..Launch::default()
-    };
+    let (settings, _) = settings::load(
+        None,
+        &Flags {
+            http: Some(arguments.from.to_string()),
+            https: Some("off".to_owned()),
+            admin: Some(arguments.admin.to_string()),
+            workers: arguments.workers.map(|workers| workers.to_string()),
+            log_level: Some("warn".to_owned()),
+            ..Flags::default()
+        },
+    )?;
     let to = arguments.to.join(", ");
-    serve::serve(&launch, Source::Embedded(upstream.objects()), |event| match event {
+    serve::serve(settings, Source::Embedded(upstream.objects()), |event| match event {
         Event::Listening { listener, address } if listener == "admin" => {
             output::print(&format!("metrics at http://{address}/metrics\n"));
         }

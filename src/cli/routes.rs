@@ -15,8 +15,15 @@ pub(super) struct Routes {
     output: Format,
 }
 
-const COLUMNS: &[(&str, &str)] =
-    &[("LISTENER", "/listener"), ("HOST", "/host"), ("PATH", "/path"), ("ROUTE", "/route"), ("BACKENDS", "/backends")];
+const COLUMNS: &[(&str, &str)] = &[
+    ("LISTENER", "/listener"),
+    ("HOST", "/host"),
+    ("PATH", "/path"),
+    ("KIND", "/pathKind"),
+    ("METHOD", "/method"),
+    ("SOURCE", "/source"),
+    ("BACKENDS", "/backends"),
+];
 
 pub(super) fn routes(arguments: &Routes) -> Result<Exit, CliError> {
     let value = Admin::at(&arguments.admin).json("/api/v1/routes")?;

@@ -1,10 +1,10 @@
 //! `weir run`.
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use super::exit::{CliError, Exit};
-use super::serve::{self, Launch, Source};
+use super::serve::{self, Source};
+use super::settings::{self, Flags};
 
 /// Runs the server on a folder of manifests.
 ///
@@ -13,34 +13,21 @@ use super::serve::{self, Launch, Source};
 #[derive(clap::Args, Debug)]
 pub(super) struct Run {
     /// Settings file.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", env = "WEIR_CONFIG")]
     config: Option<PathBuf>,
-    /// Folder of manifests, watched.
-    #[arg(long, value_name = "DIR")]
-    manifests: Option<PathBuf>,
-    /// Address for HTTP, IP:PORT or :PORT.
-    #[arg(long, value_name = "ADDR", value_parser = serve::address)]
-    http: Option<SocketAddr>,
-    /// Address for HTTPS, IP:PORT or :PORT.
-    #[arg(long, value_name = "ADDR", value_parser = serve::address)]
-    https: Option<SocketAddr>,
-    /// Address for the admin API and metrics.
-    #[arg(long, value_name = "ADDR", value_parser = serve::address)]
-    admin: Option<SocketAddr>,
-    /// Worker threads; default: one per available core.
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
-    workers: Option<u16>,
+    #[command(flatten)]
+    flags: Flags,
 }
 
 pub(super) fn run(arguments: &Run) -> Result<Exit, CliError> {
-    let launch = Launch {
-        config: arguments.config.clone(),
-        http: arguments.http,
-        https: arguments.https,
-        admin: arguments.admin,
-        workers: arguments.workers,
-        quiet: false,
+    let (settings, _) = settings::load(arguments.config.as_deref(), &arguments.flags)?;
+    let Some(directory) = settings.provider.directory.clone() else {
+        return Err(CliError::Argument {
+            argument: "--manifests".to_owned(),
+            problem: "there is nothing to serve without a folder of manifests".to_owned(),
+            fix: "give --manifests DIR, or set provider.directory; `weir demo` shows one".to_owned(),
+        });
     };
-    serve::serve(&launch, Source::Directory(arguments.manifests.clone().unwrap_or_default()), |_| {})?;
+    serve::serve(settings, Source::Directory(directory), |_| {})?;
     Ok(Exit::Ok)
 }

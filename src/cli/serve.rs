@@ -4,28 +4,12 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use super::exit::Exit;
+use super::settings::Settings;
 use crate::control::translate::Change;
-
-/// What the flags of a verb say; what is `None` is left to environment, file and default.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Launch {
-    /// `--config`.
-    pub config: Option<PathBuf>,
-    /// `--http`.
-    pub http: Option<SocketAddr>,
-    /// `--https`.
-    pub https: Option<SocketAddr>,
-    /// `--admin`.
-    pub admin: Option<SocketAddr>,
-    /// `--workers`.
-    pub workers: Option<u16>,
-    /// Only warnings are logged: the verb speaks to the user itself.
-    pub quiet: bool,
-}
 
 /// Where the objects come from.
 #[derive(Clone, Debug)]
-pub(super) enum Source {
+pub enum Source {
     /// A folder of manifests, watched.
     Directory(PathBuf),
     /// These, and nothing else ever.
@@ -34,7 +18,7 @@ pub(super) enum Source {
 
 /// What the app tells the verb that started it.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) enum Event {
+pub enum Event {
     /// A listener is bound.
     Listening {
         /// `http`, `https`, `admin`, or the name of a Gateway's listener.
@@ -64,12 +48,12 @@ impl ServeError {
 /// Serves until the process is told to end.
 ///
 /// # Errors
-/// When settings are wrong or something cannot be bound.
-pub(super) fn serve(_launch: &Launch, _source: Source, _announce: impl Fn(Event)) -> Result<(), ServeError> {
+/// When something cannot be bound or reached.
+pub(super) fn serve(_settings: Settings, _source: Source, _announce: impl Fn(Event)) -> Result<(), ServeError> {
     Err(ServeError::Absent)
 }
 
-/// Reads `host:port` with a numeric host; `:port` is every IPv4 address of this machine.
+/// Reads `IP:PORT`; `:PORT` is every IPv4 address of this machine.
 ///
 /// # Errors
 /// In words for the user.

@@ -16,7 +16,8 @@ pub use folder::FolderError;
 
 use super::exit::{CliError, Exit};
 use super::output;
-use super::serve::{self, Event, Launch, Source};
+use super::serve::{self, Event, Source};
+use super::settings::{self, Flags};
 
 /// Runs an edge with a small shop behind it, blue and green, and shows what to try.
 #[derive(clap::Args, Debug)]
@@ -94,14 +95,19 @@ pub(super) fn demo(arguments: &Demo) -> Result<Exit, CliError> {
     }
     let pods = shop::open().map_err(DemoError::Shop)?;
     let folder = folder::Folder::open(&arguments.dir, &pods).map_err(DemoError::Folder)?;
-    let launch = Launch {
-        http: Some(choices[0].free),
-        https: Some(choices[1].free),
-        admin: Some(choices[2].free),
-        workers: arguments.workers,
-        quiet: true,
-        ..Launch::default()
-    };
+    let (settings, _) = settings::load(
+        None,
+        &Flags {
+            http: Some(choices[0].free.to_string()),
+            https: Some(choices[1].free.to_string()),
+            admin: Some(choices[2].free.to_string()),
+            manifests: Some(folder.path.display().to_string()),
+            workers: arguments.workers.map(|workers| workers.to_string()),
+            // The page speaks; the log only when something is wrong.
+            log_level: Some("warn".to_owned()),
+            ..Flags::default()
+        },
+    )?;
     let page = page::page(&page::Facts {
         program: &page::program(),
         http: choices[0].free,
@@ -111,7 +117,7 @@ pub(super) fn demo(arguments: &Demo) -> Result<Exit, CliError> {
         kept: &folder.kept,
         pods: &pods,
     });
-    serve::serve(&launch, Source::Directory(folder.path.clone()), |event| {
+    serve::serve(settings, Source::Directory(folder.path.clone()), |event| {
         if matches!(event, Event::Ready) {
             output::print(&page);
         }

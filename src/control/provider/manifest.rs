@@ -4,7 +4,9 @@
 //! `default`, `stringData` merged into `data`), and one bad document harms only itself. Speed matters: a hundred thousand
 //! endpoints arrive as text, so a document is read straight into its type, and documents of a large file in parallel.
 
+use std::collections::HashMap;
 use std::fmt;
+use std::hash::BuildHasher;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -48,10 +50,25 @@ pub struct Located {
     pub document: u32,
     /// The line of its first key, from 1.
     pub line: u32,
+    /// A hash of its text; `None` for an element of a list or of a JSON file, which are always read again.
+    pub(super) print: Option<u64>,
+}
+
+/// Objects of the same file, read before: a document whose text did not change is not read again.
+#[derive(Default)]
+pub struct Known {
+    objects: HashMap<u64, Object>,
+}
+
+impl Known {
+    /// Remembers these.
+    pub fn of(objects: &[Located]) -> Self {
+        Self { objects: objects.iter().filter_map(|at| Some((at.print?, at.object.clone()))).collect() }
+    }
 }
 
 /// Something in a file that its owner should know.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Problem {
     /// The file.
     pub file: Arc<Path>,
@@ -92,8 +109,13 @@ impl fmt::Display for Problem {
 
 /// Reads the text of one file. JSON is taken as JSON whatever the file's name; everything else is YAML.
 pub fn parse(file: &Arc<Path>, text: &str) -> Parsed {
+    parse_again(file, text, &Known::default())
+}
+
+/// The same, faster: of a large file in which one document changed, only that one is read.
+pub fn parse_again(file: &Arc<Path>, text: &str, known: &Known) -> Parsed {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    let reader = Reader { file };
+    let reader = Reader { file, known };
     if text.trim_start().starts_with(['{', '['])
         && let Some(parsed) = reader.json(text)
     {
@@ -353,6 +375,7 @@ struct Document<'a> {
 
 struct Reader<'a> {
     file: &'a Arc<Path>,
+    known: &'a Known,
 }
 
 impl Reader<'_> {
@@ -365,6 +388,10 @@ impl Reader<'_> {
     }
 
     fn yaml_document(&self, document: Document<'_>) -> Parsed {
+        let print = fingerprint(document.text);
+        if let Some(object) = self.known.objects.get(&print) {
+            return self.one(object.clone(), document, Some(print));
+        }
         // Nearly always the two lines that say what it is stand at the margin; then the text is read only once.
         let sniffed = sniff(document.text);
         let head = match sniffed {
@@ -388,7 +415,7 @@ impl Reader<'_> {
             }
         };
         match (kind.yaml)(document.text) {
-            Ok(object) => self.one(object, document),
+            Ok(object) => self.one(object, document, Some(print)),
             // Is it no YAML, or YAML with a wrong type in it?
             Err(failure) => match from_yaml::<Head>(document.text) {
                 Ok(head) => self.refused(document, head.reference(kind), failure),
@@ -440,7 +467,7 @@ impl Reader<'_> {
     fn json_document(&self, document: Document<'_>, head: &Head) -> Parsed {
         match self.known(head) {
             Ok(kind) => match (kind.json)(document.text) {
-                Ok(object) => self.one(object, document),
+                Ok(object) => self.one(object, document, None),
                 Err(failure) => self.refused(document, head.reference(kind), failure),
             },
             Err(None) => match serde_json::from_str::<JsonList>(document.text) {
@@ -472,7 +499,7 @@ impl Reader<'_> {
         }
         match self.known(&head) {
             Ok(kind) => match (kind.value)(value) {
-                Ok(object) => self.one(object, document),
+                Ok(object) => self.one(object, document, None),
                 Err(failure) => self.refused(document, head.reference(kind), failure),
             },
             Err(None) => self.refused(
@@ -530,8 +557,8 @@ impl Reader<'_> {
         Parsed { problems: vec![problem], ..Parsed::default() }
     }
 
-    fn one(&self, object: Object, document: Document<'_>) -> Parsed {
-        let located = Located { object, file: self.file.clone(), document: document.index, line: document.line };
+    fn one(&self, object: Object, document: Document<'_>, print: Option<u64>) -> Parsed {
+        let located = Located { object, file: self.file.clone(), document: document.index, line: document.line, print };
         Parsed { objects: vec![located], ..Parsed::default() }
     }
 
@@ -657,6 +684,11 @@ fn plain(text: &str) -> Option<&str> {
     let text = ['"', '\''].iter().find_map(|q| text.strip_prefix(*q)?.strip_suffix(*q)).unwrap_or(text);
     let simple = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'/' | b'-');
     (!text.is_empty() && text.bytes().all(simple)).then_some(text)
+}
+
+/// Tells one text from another; the same text has the same print in this process.
+pub(super) fn fingerprint(text: &str) -> u64 {
+    foldhash::quality::FixedState::with_seed(0x77656972).hash_one(text)
 }
 
 fn count_lines(text: &str) -> u32 {

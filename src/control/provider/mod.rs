@@ -1,9 +1,33 @@
 //! Where objects come from. A provider publishes [`Change`](super::translate::Change)s; nothing before its first full
 //! listing, and never an object that did not really change.
 
+mod catalog;
+pub mod check;
+pub mod directory;
+pub mod feed;
+mod listing;
 pub mod manifest;
 
+use std::io::{self, Read};
+use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
+
+pub use directory::Directory;
+pub use feed::{Batch, Receiver};
+pub use manifest::{Located, Problem};
+
+/// A larger manifest (bytes) is a mistake.
+const LARGEST_FILE: u64 = 256 << 20;
+
+/// The text of one manifest file.
+fn read_text(path: &Path) -> io::Result<String> {
+    let mut bytes = Vec::new();
+    std::fs::File::open(path)?.take(LARGEST_FILE + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > LARGEST_FILE {
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, "it is larger than 256 MiB"));
+    }
+    String::from_utf8(bytes).map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "it is not UTF-8 text"))
+}
 
 /// `f` of every item, in order, on as many threads as the machine has (at most 8, and at most one per item).
 fn parallel_map<T: Sync, R: Send>(items: &[T], f: impl Fn(&T) -> R + Sync) -> Vec<R> {

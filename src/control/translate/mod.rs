@@ -1,5 +1,456 @@
 //! Pure: objects in, model and verdicts out. No clock, no network, no file.
+//!
+//! A [`Translator`] remembers what it derived from which object. It compares the objects it is given with those of the
+//! last time by identity (their `Arc`), derives again what changed and what had read something that changed, and
+//! leaves everything else as it is. The result is the same as from a fresh translator, but for what outlives a bad
+//! change on purpose: the last good certificate of a Secret and the last good colors of a Service.
+//!
+//! The control loop writes here; nobody reads but through [`Translation`].
 
+pub mod annotations;
+mod attach;
+mod color;
+mod diff;
+mod filters;
+mod gateway;
+mod grant;
+mod hosts;
+mod http_route;
+mod ingress;
 pub mod objects;
+mod reading;
+mod secret;
+mod service;
+#[cfg(test)]
+mod tests;
+mod values;
 
-pub use objects::{Change, Object, Objects};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+
+use self::attach::Gateways;
+use self::gateway::Claims;
+use self::hosts::Hosts;
+pub use self::objects::{Change, Object, Objects};
+use self::reading::{Dep, Reading, created};
+use self::secret::Certificates;
+use self::service::{Plans, SlicesOf};
+use crate::model::{
+    Backend, BackendKey, Bind, CertificateBinding, ColorEndpoints, HostPattern, Model, ObjectName, ObjectRef, Protocol,
+    Route, Verdict,
+};
+
+/// Which objects are ours.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Name of the IngressClass and GatewayClass that are ours even when no such object exists.
+    pub ingress_class: String,
+    /// `spec.controller` of an IngressClass of ours.
+    pub ingress_controller: String,
+    /// `spec.controllerName` of a GatewayClass of ours.
+    pub gateway_controller: String,
+    /// Whether an Ingress without any class is served when no IngressClass is marked as the default.
+    pub claim_unclassed: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            ingress_class: "weir".to_owned(),
+            ingress_controller: "weir.dev/ingress-controller".to_owned(),
+            gateway_controller: "weir.dev/gateway-controller".to_owned(),
+            claim_unclassed: true,
+        }
+    }
+}
+
+/// What objects come to.
+#[derive(Clone, Debug, Default)]
+pub struct Translation {
+    /// The desired state.
+    pub model: Model,
+    /// What the owners are told, sorted, each once.
+    pub verdicts: Vec<Verdict>,
+}
+
+/// Something that is derived by itself.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+enum Item {
+    Service(ObjectName),
+    Gateway(ObjectName),
+    Ingress(ObjectName),
+    HttpRoute(ObjectName),
+    Backend(BackendKey),
+    /// Not derived from objects, but from all routes at one host.
+    Host(Bind, HostPattern),
+}
+
+/// What an Ingress or HTTPRoute comes to.
+#[derive(Default)]
+struct Part {
+    /// Age of the object, as in a rank.
+    created: i64,
+    routes: Vec<(Bind, HostPattern, Arc<Route>)>,
+    backends: BTreeSet<BackendKey>,
+    certificates: Vec<(Bind, CertificateBinding)>,
+}
+
+/// Turns objects into a model; remembers.
+pub struct Translator {
+    options: Options,
+    /// The objects as they were seen last.
+    seen: Objects,
+    /// What must be derived again.
+    dirty: HashSet<Item>,
+    /// Who read what, both ways.
+    readers: HashMap<Dep, HashSet<Item>>,
+    read_by: HashMap<Item, Vec<Dep>>,
+    /// Only items that have something to tell.
+    findings: BTreeMap<Item, Vec<Verdict>>,
+
+    slices: SlicesOf,
+    certificates: Certificates,
+    plans: Plans,
+    gateways: Gateways,
+    parts: HashMap<Item, Part>,
+    /// How many parts name a backend.
+    uses: HashMap<BackendKey, usize>,
+    hosts: Hosts,
+    /// Sockets of Gateways, which are there also without routes.
+    claims: Claims,
+    /// Certificates by who presents them: age first, so that the oldest wins.
+    bindings: BTreeMap<(i64, Item), Vec<(Bind, CertificateBinding)>>,
+    bindings_changed: bool,
+    model: Model,
+}
+
+impl Translator {
+    /// A translator that has seen nothing.
+    pub fn new(options: Options) -> Self {
+        Self {
+            options,
+            seen: Objects::default(),
+            dirty: HashSet::new(),
+            readers: HashMap::new(),
+            read_by: HashMap::new(),
+            findings: BTreeMap::new(),
+            slices: SlicesOf::new(),
+            certificates: Certificates::default(),
+            plans: Plans::new(),
+            gateways: Gateways::new(),
+            parts: HashMap::new(),
+            uses: HashMap::new(),
+            hosts: Hosts::default(),
+            claims: Claims::new(),
+            bindings: BTreeMap::new(),
+            bindings_changed: false,
+            model: Model::default(),
+        }
+    }
+
+    /// Translates. What did not change since the last time keeps its identity.
+    pub fn translate(&mut self, objects: &Objects) -> Translation {
+        self.notice_changes(objects);
+        // Each step reads what the steps before it derived.
+        self.derive_plans(objects);
+        self.derive_gateways(objects);
+        self.derive_routes(objects);
+        self.derive_backends(objects);
+        self.settle_hosts();
+        self.settle_entries();
+        let readers = &self.readers;
+        self.certificates.retain(|dep| readers.contains_key(dep));
+        let mut verdicts: Vec<Verdict> = self.findings.values().flatten().cloned().collect();
+        verdicts.sort_unstable();
+        verdicts.dedup();
+        Translation { model: self.model.clone(), verdicts }
+    }
+
+    /// The short path: endpoints of the backends that depend on these Services (of a color: on its child Service),
+    /// after changes to nothing but EndpointSlices and Endpoints.
+    pub fn endpoints(
+        &mut self,
+        objects: &Objects,
+        services: &BTreeSet<ObjectName>,
+    ) -> Vec<(BackendKey, Vec<ColorEndpoints>)> {
+        self.notice_endpoints(objects);
+        let mut keys = BTreeSet::new();
+        for service in services {
+            for item in self.readers.get(&Dep::Endpoints(service.clone())).into_iter().flatten() {
+                if let Item::Backend(key) = item {
+                    keys.insert(key.clone());
+                }
+            }
+        }
+        let derive = |key: BackendKey| {
+            let source = ObjectRef::new("Service", key.service.clone());
+            let mut reading = Reading::new(source, objects);
+            let colors = service::colors(&mut reading, &self.plans, &self.slices, &key);
+            (key, colors)
+        };
+        keys.into_iter().map(derive).collect()
+    }
+
+    /// Services: annotations and colors.
+    fn derive_plans(&mut self, objects: &Objects) {
+        for name in self.take(|item| if let Item::Service(name) = item { Some(name.clone()) } else { None }) {
+            let item = Item::Service(name.clone());
+            let before = self.plans.remove(&name);
+            let written = objects.services.get(&name).and_then(|service| service.metadata.annotations.as_ref());
+            let own = written.filter(|written| written.keys().any(|key| annotations::own_key(key).is_some()));
+            let Some(own) = own else {
+                self.model.switches.remove(&name);
+                self.forget(&item);
+                continue;
+            };
+            let mut reading = Reading::new(ObjectRef::new("Service", name.clone()), objects);
+            let mut plan = color::plan(&mut reading, own, before.as_deref());
+            if let Some(before) = before.as_deref()
+                && before.switch == plan.switch
+            {
+                plan.switch = before.switch.clone();
+            }
+            self.remember(item, reading);
+            match &plan.switch {
+                Some(switch) => self.model.switches.insert(name.clone(), switch.clone()),
+                None => self.model.switches.remove(&name),
+            };
+            self.plans.insert(name, Arc::new(plan));
+        }
+    }
+
+    /// Gateways: all of them when one changes, because the oldest decides what a socket speaks.
+    fn derive_gateways(&mut self, objects: &Objects) {
+        let changed = self.take(|item| if let Item::Gateway(name) = item { Some(name.clone()) } else { None });
+        if changed.is_empty() {
+            return;
+        }
+        for name in &changed {
+            if !objects.gateways.contains_key(name) {
+                self.forget(&Item::Gateway(name.clone()));
+            }
+        }
+        self.claims.clear();
+        self.bindings.retain(|(_, item), _| !matches!(item, Item::Gateway(_)));
+        self.bindings_changed = true;
+        let mut by_age: Vec<_> = objects.gateways.iter().collect();
+        by_age.sort_by_key(|(name, gateway)| (created(&gateway.metadata), *name));
+        let mut views = Gateways::new();
+        for (name, gateway) in by_age {
+            let item = Item::Gateway(name.clone());
+            let mut reading = Reading::new(ObjectRef::new("Gateway", name.clone()), objects);
+            if gateway::is_ours(&mut reading, &self.options, gateway) {
+                let (view, bindings) =
+                    gateway::gateway(&mut reading, &mut self.certificates, &mut self.claims, gateway);
+                if !bindings.is_empty() {
+                    self.bindings.insert((created(&gateway.metadata), item.clone()), bindings);
+                }
+                let view = match self.gateways.get(name) {
+                    Some(before) if **before == view => before.clone(),
+                    _ => Arc::new(view),
+                };
+                views.insert(name.clone(), view);
+            }
+            self.remember(item, reading);
+        }
+        let names: BTreeSet<&ObjectName> = views.keys().chain(self.gateways.keys()).chain(&changed).collect();
+        let differ = |name: &&ObjectName| match (views.get(*name), self.gateways.get(*name)) {
+            (Some(new), Some(old)) => !Arc::ptr_eq(new, old),
+            // Also one that appeared or vanished without being ours: its routes are told otherwise.
+            _ => true,
+        };
+        let stirred: Vec<ObjectName> = names.into_iter().filter(differ).cloned().collect();
+        self.gateways = views;
+        for name in stirred {
+            self.stir(&Dep::Gateway(name));
+        }
+    }
+
+    /// Ingresses and HTTPRoutes.
+    fn derive_routes(&mut self, objects: &Objects) {
+        let mut items = self.take(|item| matches!(item, Item::Ingress(_) | Item::HttpRoute(_)).then(|| item.clone()));
+        items.sort_unstable();
+        for item in items {
+            let derived = match &item {
+                Item::Ingress(name) => objects.ingresses.get(name).map(|ingress| {
+                    let mut reading = Reading::new(ObjectRef::new("Ingress", name.clone()), objects);
+                    let certificates = &mut self.certificates;
+                    let part = ingress::ingress(&mut reading, &self.options, &self.plans, certificates, ingress);
+                    (part, reading)
+                }),
+                Item::HttpRoute(name) => objects.http_routes.get(name).map(|route| {
+                    let mut reading = Reading::new(ObjectRef::new("HTTPRoute", name.clone()), objects);
+                    (http_route::http_route(&mut reading, &self.gateways, &self.plans, route), reading)
+                }),
+                _ => None,
+            };
+            let before = self.parts.remove(&item).unwrap_or_default();
+            let Some((part, reading)) = derived else {
+                self.forget(&item);
+                self.exchange(&item, before, &Part::default());
+                continue;
+            };
+            let part = keep_identity(&before, part);
+            self.remember(item.clone(), reading);
+            self.exchange(&item, before, &part);
+            self.parts.insert(item, part);
+        }
+    }
+
+    /// Puts a part in the place of what was derived before it.
+    fn exchange(&mut self, item: &Item, before: Part, part: &Part) {
+        self.hosts.exchange(&before.routes, &part.routes);
+        for key in &part.backends {
+            let uses = self.uses.entry(key.clone()).or_default();
+            *uses += 1;
+            if *uses == 1 {
+                self.dirty.insert(Item::Backend(key.clone()));
+            }
+        }
+        for key in &before.backends {
+            if let Some(uses) = self.uses.get_mut(key) {
+                *uses -= 1;
+                self.dirty.insert(Item::Backend(key.clone()));
+            }
+        }
+        if !before.certificates.is_empty() {
+            self.bindings.remove(&(before.created, item.clone()));
+            self.bindings_changed = true;
+        }
+        if !part.certificates.is_empty() {
+            self.bindings.insert((part.created, item.clone()), part.certificates.clone());
+            self.bindings_changed = true;
+        }
+    }
+
+    /// Backends that routes name.
+    fn derive_backends(&mut self, objects: &Objects) {
+        for key in self.take(|item| if let Item::Backend(key) = item { Some(key.clone()) } else { None }) {
+            let item = Item::Backend(key.clone());
+            if self.uses.get(&key).is_none_or(|uses| *uses == 0) {
+                self.uses.remove(&key);
+                self.model.backends.remove(&key);
+                self.forget(&item);
+                continue;
+            }
+            let mut reading = Reading::new(ObjectRef::new("Service", key.service.clone()), objects);
+            let backend: Backend = service::backend(&mut reading, &self.plans, &self.slices, &key);
+            self.remember(item, reading);
+            if self.model.backends.get(&key).is_none_or(|before| **before != backend) {
+                self.model.backends.insert(key, Arc::new(backend));
+            }
+        }
+    }
+
+    /// Hosts at which a route came or went: who wins where two say the same.
+    fn settle_hosts(&mut self) {
+        for (bind, host) in self.hosts.take_changed() {
+            let (winners, verdicts) = self.hosts.settle(bind, &host);
+            let entry = self.model.entries.entry(bind).or_default();
+            if winners.is_empty() {
+                entry.hosts.remove(&host);
+            } else {
+                entry.hosts.insert(host.clone(), winners);
+            }
+            self.tell(Item::Host(bind, host), verdicts);
+        }
+    }
+
+    /// Sockets: what is spoken, and the certificates.
+    fn settle_entries(&mut self) {
+        for bind in self.claims.keys() {
+            self.model.entries.entry(*bind).or_default();
+        }
+        if std::mem::take(&mut self.bindings_changed) {
+            for entry in self.model.entries.values_mut() {
+                entry.certificates.clear();
+            }
+            let mut taken = HashSet::new();
+            for (bind, binding) in self.bindings.values().flatten() {
+                if taken.insert((*bind, binding.host.clone())) {
+                    self.model.entries.entry(*bind).or_default().certificates.push(binding.clone());
+                }
+            }
+        }
+        let claims = &self.claims;
+        self.model.entries.retain(|bind, entry| {
+            entry.protocol = match bind {
+                Bind::Http => Protocol::Http,
+                Bind::Https => Protocol::Https,
+                _ => claims.get(bind).map_or(Protocol::Http, |(protocol, _)| *protocol),
+            };
+            !entry.hosts.is_empty() || !entry.certificates.is_empty() || claims.contains_key(bind)
+        });
+    }
+
+    /// Takes the items of one sort off the list of what must be derived again.
+    fn take<T>(&mut self, select: impl Fn(&Item) -> Option<T>) -> Vec<T> {
+        let mut taken = Vec::new();
+        self.dirty.retain(|item| match select(item) {
+            Some(found) => {
+                taken.push(found);
+                false
+            }
+            None => true,
+        });
+        taken
+    }
+
+    /// Has everything derived again that read this.
+    fn stir(&mut self, dep: &Dep) {
+        if let Some(readers) = self.readers.get(dep) {
+            self.dirty.extend(readers.iter().cloned());
+        }
+    }
+
+    /// Keeps what a derivation read and found.
+    fn remember(&mut self, item: Item, reading: Reading<'_>) {
+        let mut deps = reading.deps;
+        if deps.len() > 1 {
+            let unique: HashSet<Dep> = deps.drain(..).collect();
+            deps.extend(unique);
+        }
+        let before = self.read_by.insert(item.clone(), deps.clone()).unwrap_or_default();
+        for dep in before.iter().filter(|dep| !deps.contains(dep)) {
+            self.unread(dep, &item);
+        }
+        for dep in deps {
+            self.readers.entry(dep).or_default().insert(item.clone());
+        }
+        self.tell(item, reading.verdicts);
+    }
+
+    fn forget(&mut self, item: &Item) {
+        for dep in self.read_by.remove(item).unwrap_or_default() {
+            self.unread(&dep, item);
+        }
+        self.findings.remove(item);
+    }
+
+    fn unread(&mut self, dep: &Dep, item: &Item) {
+        if let Some(readers) = self.readers.get_mut(dep) {
+            readers.remove(item);
+            if readers.is_empty() {
+                self.readers.remove(dep);
+            }
+        }
+    }
+
+    fn tell(&mut self, item: Item, verdicts: Vec<Verdict>) {
+        if verdicts.is_empty() {
+            self.findings.remove(&item);
+        } else {
+            self.findings.insert(item, verdicts);
+        }
+    }
+}
+
+/// Lets routes that came out as before be the very same, so that they are not compiled again.
+fn keep_identity(before: &Part, mut part: Part) -> Part {
+    for (new, old) in part.routes.iter_mut().zip(&before.routes) {
+        if *new.2 == *old.2 {
+            new.2 = old.2.clone();
+        }
+    }
+    part
+}

@@ -8,8 +8,9 @@ pub mod headers;
 pub mod hop;
 pub mod mirror;
 pub mod path;
-pub mod preview;
 pub mod redirect;
 pub mod retry;
 pub mod rewrite;
 pub mod timeout;
+
+pub mod preview;

@@ -148,6 +148,11 @@ impl HostTable {
         &self.candidates
     }
 
+    /// The routes in order of precedence, as in the model; for showing.
+    pub fn routes(&self) -> impl Iterator<Item = &Arc<Route>> {
+        self.candidates.iter().map(|candidate| &candidate.route)
+    }
+
     /// The best route for a request.
     pub(super) fn find(&self, facts: &Facts<'_>) -> Option<Matched<'_>> {
         match &self.index {

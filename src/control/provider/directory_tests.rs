@@ -1,0 +1,298 @@
+use std::fs;
+use std::os::unix::fs::symlink;
+
+use tempfile::TempDir;
+
+use super::*;
+use crate::control::translate::Change;
+
+/// Far beyond what is promised: a test that reaches it has failed.
+const DEADLINE: Duration = Duration::from_secs(10);
+
+fn service(name: &str, port: u16) -> String {
+    format!("apiVersion: v1\nkind: Service\nmetadata:\n  name: {name}\nspec:\n  ports:\n  - port: {port}\n")
+}
+
+struct Folder {
+    _home: TempDir,
+    path: PathBuf,
+    runtime: tokio::runtime::Runtime,
+    directory: Option<Directory>,
+    receiver: Option<feed::Receiver>,
+}
+
+impl Folder {
+    fn new() -> Self {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join("manifests");
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        Self { _home: home, path, runtime, directory: None, receiver: None }
+    }
+
+    fn with(files: &[(&str, &str)]) -> Self {
+        let folder = Self::new();
+        fs::create_dir(&folder.path).unwrap();
+        for (name, text) in files {
+            folder.write(name, text);
+        }
+        folder
+    }
+
+    fn at(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        fs::write(self.at(name), text).unwrap();
+    }
+
+    fn watch(&mut self) -> &mut Self {
+        let (directory, receiver) = Directory::watch(&self.path).unwrap();
+        (self.directory, self.receiver) = (Some(directory), Some(receiver));
+        self
+    }
+
+    fn next(&mut self) -> Batch {
+        let receiver = self.receiver.as_mut().unwrap();
+        self.runtime.block_on(async {
+            tokio::time::timeout(DEADLINE, receiver.recv()).await.expect("a batch in time").expect("the watch goes on")
+        })
+    }
+
+    /// Waits for the batch that has changes.
+    fn changes(&mut self) -> Vec<String> {
+        loop {
+            let batch = self.next();
+            if !batch.changes.is_empty() {
+                return shown(&batch);
+            }
+        }
+    }
+
+    /// Waits for a batch with an error that contains this; changes on the way would be a failure.
+    fn error(&mut self, part: &str) -> Batch {
+        loop {
+            let batch = self.next();
+            assert_eq!(shown(&batch), Vec::<String>::new());
+            if batch.verdicts.iter().any(|problem| problem.to_string().contains(part)) {
+                return batch;
+            }
+        }
+    }
+}
+
+fn shown(batch: &Batch) -> Vec<String> {
+    let mut all: Vec<String> = batch
+        .changes
+        .iter()
+        .map(|change| match change {
+            Change::Put(crate::control::translate::Object::Service(service)) => {
+                let port = service.spec.as_ref().unwrap().ports.as_ref().unwrap()[0].port;
+                format!("+{}:{port}", service.metadata.name.as_ref().unwrap())
+            }
+            Change::Put(other) => format!("+{}", other.reference()),
+            Change::Remove(reference) => format!("-{}", reference.name.name),
+        })
+        .collect();
+    all.sort();
+    all
+}
+
+#[test]
+fn first_batch_is_the_whole_folder() {
+    let mut folder = Folder::with(&[("a.yaml", &service("a", 1)), (".hidden.yaml", &service("h", 1)), ("b.txt", "x")]);
+    fs::create_dir(folder.at("sub")).unwrap();
+    folder.write("sub/b.yml", &service("b", 2));
+    let batch = folder.watch().next();
+    assert!(batch.complete && batch.verdicts.is_empty());
+    assert_eq!(shown(&batch), ["+a:1", "+b:2"]);
+}
+
+#[test]
+fn empty_folder_is_complete() {
+    let batch = Folder::with(&[]).watch().next();
+    assert!(batch.complete && batch.changes.is_empty());
+}
+
+#[test]
+fn a_write_is_delivered_soon_and_alone() {
+    let mut folder = Folder::with(&[("a.yaml", &service("a", 1)), ("b.yaml", &service("b", 1))]);
+    folder.watch().next();
+    let mut waits = Vec::new();
+    for port in 2..12 {
+        let wrote = Instant::now();
+        folder.write("b.yaml", &service("b", port));
+        assert_eq!(folder.changes(), [format!("+b:{port}")]);
+        waits.push(wrote.elapsed());
+    }
+    waits.sort();
+    // The median, as the machine may be busy with something else once.
+    assert!(waits[5] < Duration::from_millis(200), "{waits:?}");
+}
+
+#[test]
+fn new_and_removed_files_and_folders_are_seen() {
+    let mut folder = Folder::with(&[("a.yaml", &service("a", 1))]);
+    folder.watch().next();
+    fs::create_dir_all(folder.at("x/y")).unwrap();
+    folder.write("x/y/b.json", r#"{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"b"}}"#);
+    assert_eq!(folder.changes(), ["+ConfigMap default/b"]);
+    fs::remove_file(folder.at("a.yaml")).unwrap();
+    assert_eq!(folder.changes(), ["-a"]);
+    fs::remove_dir_all(folder.at("x")).unwrap();
+    assert_eq!(folder.changes(), ["-b"]);
+}
+
+#[test]
+fn editors_dances_are_one_change() {
+    let mut folder = Folder::with(&[("a.yaml", &service("a", 1))]);
+    folder.watch().next();
+    // Vim: the old file is moved away, a new one written, the backup removed.
+    folder.write(".a.yaml.swp", "binary");
+    folder.write("4913", "");
+    fs::rename(folder.at("a.yaml"), folder.at("a.yaml~")).unwrap();
+    folder.write("a.yaml", &service("a", 2));
+    fs::remove_file(folder.at("a.yaml~")).unwrap();
+    assert_eq!(folder.changes(), ["+a:2"]);
+    // Renamed over.
+    folder.write("a.yaml.tmp", &service("a", 3));
+    fs::rename(folder.at("a.yaml.tmp"), folder.at("a.yaml")).unwrap();
+    assert_eq!(folder.changes(), ["+a:3"]);
+    // Deleted and created.
+    fs::remove_file(folder.at("a.yaml")).unwrap();
+    folder.write("a.yaml", &service("a", 4));
+    assert_eq!(folder.changes(), ["+a:4"]);
+    // Truncated and written.
+    folder.write("a.yaml", "");
+    folder.write("a.yaml", &service("a", 5));
+    assert_eq!(folder.changes(), ["+a:5"]);
+    // Renamed: the same objects, so nothing changes until something does.
+    fs::rename(folder.at("a.yaml"), folder.at("c.yaml")).unwrap();
+    folder.write("c.yaml", &service("a", 6));
+    let changes = folder.changes();
+    assert!(changes == ["+a:6"], "{changes:?}");
+}
+
+#[test]
+fn a_file_emptied_for_good_loses_its_objects() {
+    let mut folder = Folder::with(&[("a.yaml", &service("a", 1))]);
+    folder.watch().next();
+    folder.write("a.yaml", "");
+    assert_eq!(folder.changes(), ["-a"]);
+}
+
+#[test]
+fn half_written_file_keeps_its_last_good_content_and_says_so() {
+    let mut folder = Folder::with(&[("a.yaml", &service("a", 1))]);
+    folder.watch().next();
+    folder.write("a.yaml", "apiVersion: v1\nkind: Service\nmetadata: {name: a");
+    let batch = folder.error("the last good content stays in use");
+    assert!(batch.complete);
+    folder.write("a.yaml", &service("a", 2));
+    let batch = folder.next();
+    assert_eq!((shown(&batch), batch.verdicts), (vec!["+a:2".to_owned()], vec![]));
+}
+
+#[test]
+fn config_map_volume_is_swapped_as_one() {
+    let mut folder = Folder::with(&[]);
+    let version = |folder: &Folder, name: &str, port| {
+        fs::create_dir(folder.at(name)).unwrap();
+        folder.write(&format!("{name}/a.yaml"), &service("a", port));
+        folder.write(&format!("{name}/b.yaml"), &service("b", port));
+    };
+    version(&folder, "..1", 1);
+    symlink("..1", folder.at("..data")).unwrap();
+    symlink("..data/a.yaml", folder.at("a.yaml")).unwrap();
+    symlink("..data/b.yaml", folder.at("b.yaml")).unwrap();
+    assert_eq!(shown(&folder.watch().next()), ["+a:1", "+b:1"]);
+    for port in 2..5 {
+        version(&folder, &format!("..{port}"), port);
+        symlink(format!("..{port}"), folder.at("..data_tmp")).unwrap();
+        fs::rename(folder.at("..data_tmp"), folder.at("..data")).unwrap();
+        fs::remove_dir_all(folder.at(&format!("..{}", port - 1))).unwrap();
+        assert_eq!(folder.changes(), [format!("+a:{port}"), format!("+b:{port}")]);
+    }
+}
+
+#[test]
+fn a_folder_that_is_a_link_may_be_swapped() {
+    let mut folder = Folder::new();
+    let home = folder.path.parent().unwrap().to_owned();
+    for port in [1, 2] {
+        fs::create_dir(home.join(format!("v{port}"))).unwrap();
+        fs::write(home.join(format!("v{port}/a.yaml")), service("a", port)).unwrap();
+    }
+    symlink("v1", &folder.path).unwrap();
+    assert_eq!(shown(&folder.watch().next()), ["+a:1"]);
+    symlink("v2", home.join("next")).unwrap();
+    fs::rename(home.join("next"), &folder.path).unwrap();
+    assert_eq!(folder.changes(), ["+a:2"]);
+    // The watch moved too.
+    fs::write(home.join("v2/a.yaml"), service("a", 3)).unwrap();
+    assert_eq!(folder.changes(), ["+a:3"]);
+}
+
+#[test]
+fn a_folder_may_come_late_go_and_return() {
+    let mut folder = Folder::new();
+    let batch = folder.watch().error("does not exist");
+    assert!(!batch.complete);
+    fs::create_dir(&folder.path).unwrap();
+    folder.write("a.yaml", &service("a", 1));
+    let changes = folder.changes();
+    assert_eq!(changes, ["+a:1"]);
+    // Moved away at once, so that no file is seen to vanish before the folder does.
+    let away = folder.path.with_extension("away");
+    fs::rename(&folder.path, &away).unwrap();
+    let batch = folder.error("is gone; put the folder there");
+    assert!(batch.complete);
+    fs::create_dir(&folder.path).unwrap();
+    folder.write("a.yaml", &service("a", 2));
+    assert_eq!(folder.changes(), ["+a:2"]);
+    folder.write("a.yaml", &service("a", 3));
+    assert_eq!(folder.changes(), ["+a:3"]);
+}
+
+#[test]
+fn a_single_file_may_be_watched() {
+    let mut folder = Folder::new();
+    fs::write(&folder.path, service("a", 1)).unwrap();
+    assert_eq!(shown(&folder.watch().next()), ["+a:1"]);
+    let new = folder.path.with_extension("new");
+    fs::write(&new, service("a", 2)).unwrap();
+    fs::rename(&new, &folder.path).unwrap();
+    assert_eq!(folder.changes(), ["+a:2"]);
+    fs::write(&folder.path, service("a", 3)).unwrap();
+    assert_eq!(folder.changes(), ["+a:3"]);
+}
+
+#[test]
+fn without_events_the_slow_scan_finds_changes() {
+    let mut folder = Folder::with(&[("a.yaml", &service("a", 1))]);
+    let (messages, inbox) = mpsc::channel();
+    let (sender, receiver) = feed::channel();
+    folder.receiver = Some(receiver);
+    let root = folder.path.clone();
+    let thread = std::thread::spawn(move || Watch::new(root, Watches::default(), sender).run(&inbox));
+    assert_eq!(shown(&folder.next()), ["+a:1"]);
+    folder.write("a.yaml", &service("a", 2));
+    assert_eq!(folder.changes(), ["+a:2"]);
+    // And a rescan that is asked for comes at once.
+    let wrote = Instant::now();
+    folder.write("a.yaml", &service("a", 3));
+    messages.send(Message::Rescan).unwrap();
+    assert_eq!(folder.changes(), ["+a:3"]);
+    assert!(wrote.elapsed() < SCAN_EVERY, "{:?}", wrote.elapsed());
+    messages.send(Message::Stop).unwrap();
+    thread.join().unwrap();
+}
+
+#[test]
+fn dropping_the_watch_closes_the_feed() {
+    let mut folder = Folder::with(&[]);
+    folder.watch().next();
+    folder.directory = None;
+    let receiver = folder.receiver.as_mut().unwrap();
+    assert!(folder.runtime.block_on(receiver.recv()).is_none());
+}

@@ -1,0 +1,110 @@
+//! What changed between the objects of the last time and those of now.
+//!
+//! An object that did not change is the same `Arc`, so two listings of ten thousand are compared in a walk of pointers.
+
+use std::cmp::Ordering;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::reading::Dep;
+use super::service::{same_shape, service_of};
+use super::{Item, Objects, Translator};
+use crate::model::ObjectName;
+
+/// One difference: the name, what was there, what is there.
+type Difference<T> = (ObjectName, Option<Arc<T>>, Option<Arc<T>>);
+
+/// Brings `old` up to `new` and says how they differed.
+fn catch_up<T>(old: &mut BTreeMap<ObjectName, Arc<T>>, new: &BTreeMap<ObjectName, Arc<T>>) -> Vec<Difference<T>> {
+    let mut differences: Vec<Difference<T>> = Vec::new();
+    let (mut left, mut right) = (old.iter().peekable(), new.iter().peekable());
+    loop {
+        // The same object has the same name, so that names need no look.
+        let order = match (left.peek(), right.peek()) {
+            (None, None) => break,
+            (Some(_), None) => Ordering::Less,
+            (None, Some(_)) => Ordering::Greater,
+            (Some((_, one)), Some((_, two))) if Arc::ptr_eq(one, two) => {
+                left.next();
+                right.next();
+                continue;
+            }
+            (Some((one, _)), Some((two, _))) => one.cmp(two),
+        };
+        let one = if order.is_le() { left.next() } else { None };
+        let two = if order.is_ge() { right.next() } else { None };
+        let Some(name) = one.or(two).map(|(name, _)| name.clone()) else { break };
+        differences.push((name, one.map(|(_, object)| object.clone()), two.map(|(_, object)| object.clone())));
+    }
+    for (name, _, now) in &differences {
+        match now {
+            Some(object) => old.insert(name.clone(), object.clone()),
+            None => old.remove(name),
+        };
+    }
+    differences
+}
+
+impl Translator {
+    /// Marks what must be derived again.
+    pub(super) fn notice_changes(&mut self, objects: &Objects) {
+        self.notice_endpoints(objects);
+        for (name, before, now) in catch_up(&mut self.seen.services, &objects.services) {
+            let same = before.as_ref().zip(now.as_ref()).is_some_and(|(before, now)| same_shape(before, now));
+            if !same {
+                self.stir(&Dep::ServiceShape(name.clone()));
+            }
+            self.stir(&Dep::Service(name.clone()));
+            self.dirty.insert(Item::Service(name));
+        }
+        for (name, ..) in catch_up(&mut self.seen.secrets, &objects.secrets) {
+            self.stir(&Dep::Secret(name));
+        }
+        for (name, ..) in catch_up(&mut self.seen.config_maps, &objects.config_maps) {
+            self.stir(&Dep::ConfigMap(name));
+        }
+        for (name, ..) in catch_up(&mut self.seen.reference_grants, &objects.reference_grants) {
+            self.stir(&Dep::Grants(name.namespace));
+        }
+        if !catch_up(&mut self.seen.ingress_classes, &objects.ingress_classes).is_empty() {
+            self.stir(&Dep::IngressClasses);
+        }
+        if !catch_up(&mut self.seen.gateway_classes, &objects.gateway_classes).is_empty() {
+            self.dirty.extend(objects.gateways.keys().cloned().map(Item::Gateway));
+        }
+        for (name, ..) in catch_up(&mut self.seen.gateways, &objects.gateways) {
+            self.dirty.insert(Item::Gateway(name));
+        }
+        for (name, ..) in catch_up(&mut self.seen.ingresses, &objects.ingresses) {
+            self.dirty.insert(Item::Ingress(name));
+        }
+        for (name, ..) in catch_up(&mut self.seen.http_routes, &objects.http_routes) {
+            self.dirty.insert(Item::HttpRoute(name));
+        }
+    }
+
+    /// The same for what the short path looks at.
+    pub(super) fn notice_endpoints(&mut self, objects: &Objects) {
+        for (name, before, now) in catch_up(&mut self.seen.endpoint_slices, &objects.endpoint_slices) {
+            let (before, now) = (before.as_deref().and_then(service_of), now.as_deref().and_then(service_of));
+            if let Some(service) = &before
+                && before != now
+                && let Some(slices) = self.slices.get_mut(service)
+            {
+                slices.remove(&name);
+                if slices.is_empty() {
+                    self.slices.remove(service);
+                }
+            }
+            if let Some(service) = &now {
+                self.slices.entry(service.clone()).or_default().insert(name);
+            }
+            for service in [before, now].into_iter().flatten() {
+                self.stir(&Dep::Endpoints(service));
+            }
+        }
+        for (name, ..) in catch_up(&mut self.seen.endpoints, &objects.endpoints) {
+            self.stir(&Dep::Endpoints(name));
+        }
+    }
+}

@@ -1,0 +1,446 @@
+//! Backends: ports of Services, their endpoints, what these speak and how they are verified.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::{Service, ServicePort};
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
+
+use super::annotations::Settings;
+use super::color::Plan;
+use super::reading::{Dep, Reading, annotation};
+use super::{Objects, secret, values};
+use crate::model::{
+    Backend, BackendKey, ColorEndpoints, Condition, Endpoint, EndpointSource, HealthCheck, ObjectName, Target,
+    UpstreamProtocol, UpstreamTls,
+};
+
+/// Plans by Service; a Service without annotations of Weir has none.
+pub(super) type Plans = HashMap<ObjectName, Arc<Plan>>;
+
+/// EndpointSlices by the Service that they belong to.
+pub(super) type SlicesOf = HashMap<ObjectName, BTreeSet<ObjectName>>;
+
+/// A port as a route names it.
+#[derive(Clone, Copy)]
+pub(super) enum PortName<'a> {
+    Number(u16),
+    Name(&'a str),
+}
+
+/// What routes see of a Service. When it stays equal, no route that names the Service is derived again.
+pub(super) fn same_shape(old: &Service, new: &Service) -> bool {
+    fn shape(service: &Service) -> impl PartialEq + '_ {
+        let ports = service.spec.as_ref().and_then(|spec| spec.ports.as_ref());
+        let ports: Vec<_> = ports
+            .into_iter()
+            .flatten()
+            .map(|port| (port.port, port.name.as_deref(), port.app_protocol.as_deref(), port.protocol.as_deref()))
+            .collect();
+        let tls = |key| annotation(&service.metadata, key);
+        (ports, tls("weir.dev/upstream-tls-ca"), tls("weir.dev/upstream-tls-server-name"))
+    }
+    shape(old) == shape(new)
+}
+
+/// The label that says which Service an EndpointSlice belongs to.
+const SERVICE_LABEL: &str = "kubernetes.io/service-name";
+
+/// The Service of an EndpointSlice.
+pub(super) fn service_of(slice: &k8s_openapi::api::discovery::v1::EndpointSlice) -> Option<ObjectName> {
+    let name = slice.metadata.labels.as_ref()?.get(SERVICE_LABEL)?;
+    Some(ObjectName::new(slice.metadata.namespace.as_deref().unwrap_or(""), name.as_str()))
+}
+
+/// Where a reference from a route leads. What is wrong is told to the owner of the route.
+pub(super) fn target(
+    reading: &mut Reading<'_>,
+    plans: &Plans,
+    service: &ObjectName,
+    port: PortName<'_>,
+    field: &str,
+) -> Target {
+    let invalid = |why: String| Target::Invalid { why: why.into() };
+    let Some(object) = reading.service_shape(service) else {
+        let why = format!("Service {service} does not exist");
+        reading.error(
+            "BackendNotFound",
+            field,
+            &*why,
+            "create the Service or correct the name; its share is answered with 500",
+        );
+        return invalid(why);
+    };
+    let Some(found) = find_port(object, port) else {
+        let wanted = match port {
+            PortName::Number(number) => number.to_string(),
+            PortName::Name(name) => format!("named `{name}`"),
+        };
+        let why = format!("Service {service} has no TCP port {wanted}");
+        let fix = match ports_of(object).as_slice() {
+            [] => "add the port to the Service; its share is answered with 500".to_owned(),
+            ports => format!("its ports are {}", ports.join(", ")),
+        };
+        reading.error("PortNotFound", field, &*why, &fix);
+        return invalid(why);
+    };
+    let settings = plans.get(service).map(|plan| &plan.settings);
+    if let Err(why) = trust(reading, service, settings) {
+        let why = format!("Service {service} is not used: {why}");
+        reading.error("BackendNotTrusted", field, &*why, "correct the annotation of the Service");
+        return invalid(why);
+    }
+    Target::Backend(BackendKey { service: service.clone(), port: found })
+}
+
+fn tcp_ports(service: &Service) -> impl Iterator<Item = &ServicePort> {
+    let ports = service.spec.as_ref().and_then(|spec| spec.ports.as_ref());
+    ports.into_iter().flatten().filter(|port| port.protocol.as_deref().is_none_or(|protocol| protocol == "TCP"))
+}
+
+fn ports_of(service: &Service) -> Vec<String> {
+    let show = |port: &ServicePort| match &port.name {
+        Some(name) => format!("{} ({name})", port.port),
+        None => port.port.to_string(),
+    };
+    tcp_ports(service).map(show).collect()
+}
+
+fn find_port(service: &Service, wanted: PortName<'_>) -> Option<u16> {
+    // A Service of type ExternalName, or with endpoints in an annotation, need not list its ports.
+    if let PortName::Number(number) = wanted
+        && ports_of(service).is_empty()
+        && (is_external_name(service) || annotation(&service.metadata, "weir.dev/endpoints").is_some())
+    {
+        return Some(number);
+    }
+    let fits = |port: &&ServicePort| match wanted {
+        PortName::Number(number) => port.port == i32::from(number),
+        PortName::Name(name) => port.name.as_deref() == Some(name),
+    };
+    tcp_ports(service).find(fits).and_then(|port| values::port(port.port))
+}
+
+fn is_external_name(service: &Service) -> bool {
+    service.spec.as_ref().and_then(|spec| spec.type_.as_deref()) == Some("ExternalName")
+}
+
+/// How endpoints are verified, when the annotations say so. An error means: must not be used.
+fn trust(
+    reading: &mut Reading<'_>,
+    service: &ObjectName,
+    settings: Option<&Settings>,
+) -> Result<Option<UpstreamTls>, String> {
+    let Some(settings) = settings else { return Ok(None) };
+    if let Some(why) = &settings.blocked {
+        return Err(why.clone());
+    }
+    let Some(ca) = &settings.tls_ca else {
+        let named = settings.tls_server_name.clone();
+        return Ok(named.map(|name| UpstreamTls { server_name: Some(name), ca_pem: None }));
+    };
+    let name = ObjectName::new(service.namespace.clone(), ca.clone());
+    let from_map = reading.config_map(&name).and_then(|map| {
+        let text = map.data.as_ref().and_then(|data| data.get("ca.crt")).map(String::as_bytes);
+        text.or_else(|| map.binary_data.as_ref().and_then(|data| data.get("ca.crt")).map(|bytes| bytes.0.as_slice()))
+    });
+    let from_secret = reading.secret(&name).and_then(|object| secret::value(object, "ca.crt"));
+    let Some(pem) = from_map.or(from_secret) else {
+        return Err(format!("weir.dev/upstream-tls-ca: neither a ConfigMap nor a Secret {name} has the key ca.crt"));
+    };
+    let roots: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
+    if !roots.is_ok_and(|roots| !roots.is_empty()) {
+        return Err(format!("weir.dev/upstream-tls-ca: ca.crt of {name} contains no certificate in PEM"));
+    }
+    Ok(Some(UpstreamTls { server_name: settings.tls_server_name.clone(), ca_pem: Some(pem.into()) }))
+}
+
+/// Derives a backend that a route names.
+pub(super) fn backend(reading: &mut Reading<'_>, plans: &Plans, slices: &SlicesOf, key: &BackendKey) -> Backend {
+    let none = Plan::default();
+    let plan = plans.get(&key.service).map_or(&none, |plan| plan);
+    let settings = &plan.settings;
+    let service = reading.service(&key.service);
+    let port = service.and_then(|service| tcp_ports(service).find(|port| port.port == i32::from(key.port)));
+    let protocol = protocol(reading, key, port, settings);
+    let colors = colors(reading, plans, slices, key);
+    for color in &colors {
+        tell_about(reading, color, slices);
+    }
+    Backend {
+        key: key.clone(),
+        protocol,
+        balance: settings.balance.clone(),
+        health: settings.health_path.clone().map(|path| HealthCheck {
+            path,
+            interval: settings.health_interval,
+            timeout: settings.health_timeout,
+            healthy: settings.health_healthy,
+            unhealthy: settings.health_unhealthy,
+        }),
+        outlier: settings.outlier.clone(),
+        limits: settings.limits,
+        slow_start: settings.slow_start,
+        empty_hold: settings.empty_hold,
+        colors,
+    }
+}
+
+fn protocol(
+    reading: &mut Reading<'_>,
+    key: &BackendKey,
+    port: Option<&ServicePort>,
+    settings: &Settings,
+) -> UpstreamProtocol {
+    // An error was told by `target`, and no request comes here.
+    let tls = trust(reading, &key.service, Some(settings)).unwrap_or_default();
+    let field = format!("spec.ports[port={}].appProtocol", key.port);
+    let written = port.and_then(|port| port.app_protocol.as_deref());
+    let clear = match written.map(str::to_ascii_lowercase).as_deref() {
+        None if tls.is_some() => None,
+        None | Some("http" | "kubernetes.io/ws" | "ws" | "http/1.1") => Some(UpstreamProtocol::Http1),
+        Some("kubernetes.io/h2c" | "h2c" | "http2" | "grpc") => Some(UpstreamProtocol::H2c),
+        Some("https" | "tls" | "wss" | "kubernetes.io/wss" | "grpcs") => None,
+        Some(_) => {
+            let problem = format!("appProtocol `{}` is not known; HTTP/1.1 is spoken", written.unwrap_or_default());
+            let fix = "write http, https, kubernetes.io/h2c, kubernetes.io/ws or kubernetes.io/wss";
+            reading.warning("UnknownAppProtocol", field.clone(), problem, fix);
+            Some(UpstreamProtocol::Http1)
+        }
+    };
+    match (clear, tls) {
+        (Some(clear), None) => clear,
+        (Some(clear), Some(_)) => {
+            let problem = "weir.dev/upstream-tls-* has no effect, because appProtocol says clear text";
+            reading.warning("NoEffect", field, problem, "write appProtocol: https");
+            clear
+        }
+        (None, tls) => {
+            let tls = tls.unwrap_or_default();
+            if tls.ca_pem.is_none() {
+                let problem = "certificates of the endpoints are not verified";
+                reading.note("UpstreamNotVerified", field, problem, "name the roots with weir.dev/upstream-tls-ca");
+            }
+            UpstreamProtocol::Tls(tls)
+        }
+    }
+}
+
+/// The endpoints of a backend by color: the whole of what changes when an EndpointSlice changes.
+pub(super) fn colors(
+    reading: &mut Reading<'_>,
+    plans: &Plans,
+    slices: &SlicesOf,
+    key: &BackendKey,
+) -> Vec<ColorEndpoints> {
+    let apex_port_name = reading.objects.services.get(&key.service).and_then(|service| {
+        let port = tcp_ports(service).find(|port| port.port == i32::from(key.port))?;
+        port.name.clone()
+    });
+    let colors = plans.get(&key.service).map(|plan| plan.colors.as_slice()).unwrap_or_default();
+    if colors.is_empty() {
+        let source = source(reading, plans, slices, &key.service, key.port, None);
+        return vec![ColorEndpoints { color: "".into(), service: key.service.clone(), source }];
+    }
+    let endpoints = |color: &super::color::Color| {
+        let same_name = if color.port.is_none() { apex_port_name.as_deref() } else { None };
+        let port = color.port.unwrap_or(key.port);
+        let source = source(reading, plans, slices, &color.child, port, same_name);
+        ColorEndpoints { color: color.name.clone(), service: color.child.clone(), source }
+    };
+    colors.iter().map(endpoints).collect()
+}
+
+/// Endpoints of one port of one Service. `or_named` is a second choice for the port.
+fn source(
+    reading: &mut Reading<'_>,
+    plans: &Plans,
+    slices: &SlicesOf,
+    name: &ObjectName,
+    port: u16,
+    or_named: Option<&str>,
+) -> EndpointSource {
+    reading.deps.push(Dep::Endpoints(name.clone()));
+    let missing = |why: String| EndpointSource::Missing { why: why.into() };
+    let Some(service) = reading.service(name) else {
+        return missing(format!("ChildMissing: Service {name} does not exist"));
+    };
+    if let Some(listed) = plans.get(name).and_then(|plan| plan.settings.endpoints.as_ref()) {
+        let endpoint = |address: &SocketAddr| ready(*address);
+        return EndpointSource::Listed(sorted(listed.iter().map(endpoint).collect()));
+    }
+    let named = || or_named.and_then(|name| find_port(service, PortName::Name(name)));
+    let Some(port) = find_port(service, PortName::Number(port)).or_else(named) else {
+        let ports = ports_of(service).join(", ");
+        let ports = if ports.is_empty() { "none".to_owned() } else { ports };
+        return missing(format!("PortMismatch: Service {name} has no TCP port {port}; its ports: {ports}"));
+    };
+    if is_external_name(service) {
+        let host = service.spec.as_ref().and_then(|spec| spec.external_name.as_deref()).unwrap_or_default();
+        let host = host.trim_end_matches('.');
+        if let Ok(address) = host.parse::<IpAddr>() {
+            return EndpointSource::Listed(sorted(vec![ready(SocketAddr::new(address, port))]));
+        }
+        return match values::host_name(host) {
+            Ok(host) => EndpointSource::Name { host, port },
+            Err(wrong) => missing(format!("ChildMissing: spec.externalName of Service {name}: {wrong}")),
+        };
+    }
+    let port = tcp_ports(service).find(|candidate| candidate.port == i32::from(port));
+    let listed = match slices.get(name) {
+        Some(names) if !names.is_empty() => from_slices(reading.objects, names, port),
+        _ => from_endpoints(reading.objects, name, port),
+    };
+    EndpointSource::Listed(sorted(listed))
+}
+
+fn ready(address: SocketAddr) -> Endpoint {
+    Endpoint { address, condition: Condition::Ready, pod: None, zone: None }
+}
+
+fn from_slices(objects: &Objects, names: &BTreeSet<ObjectName>, port: Option<&ServicePort>) -> Vec<Endpoint> {
+    let wanted = port.and_then(|port| port.name.as_deref()).unwrap_or_default();
+    let mut all = Vec::new();
+    for slice in names.iter().filter_map(|name| objects.endpoint_slices.get(name)) {
+        let number = match &slice.ports {
+            Some(ports) if !ports.is_empty() => ports
+                .iter()
+                .filter(|port| port.protocol.as_deref().is_none_or(|protocol| protocol == "TCP"))
+                .find(|port| port.name.as_deref().unwrap_or_default() == wanted)
+                .and_then(|port| port.port),
+            // "If this is empty, all ports": then the number is the Service's.
+            _ => port.map(|port| target_number(port)),
+        };
+        let Some(number) = number.and_then(values::port) else { continue };
+        for endpoint in slice.endpoints.iter().flatten() {
+            let condition = match &endpoint.conditions {
+                None => Condition::Ready,
+                Some(conditions) => {
+                    let terminating = conditions.terminating.unwrap_or(false);
+                    match (conditions.ready.unwrap_or(!terminating), terminating) {
+                        (true, _) => Condition::Ready,
+                        (false, true) if conditions.serving.unwrap_or(false) => Condition::Terminating,
+                        (false, _) => Condition::NotReady,
+                    }
+                }
+            };
+            let pod = endpoint.target_ref.as_ref().filter(|target| target.kind.as_deref() == Some("Pod"));
+            let pod: Option<Arc<str>> = pod.and_then(|target| target.name.as_deref()).map(Into::into);
+            let zone: Option<Arc<str>> = endpoint.zone.as_deref().map(Into::into);
+            // All addresses of one entry are the same pod; the API says to use the first.
+            let Some(address) = endpoint.addresses.first().and_then(|text| text.parse::<IpAddr>().ok()) else {
+                continue;
+            };
+            all.push(Endpoint { address: SocketAddr::new(address, number), condition, pod, zone });
+        }
+    }
+    one_family_per_pod(all)
+}
+
+/// A pod with an IPv4 and an IPv6 address is one endpoint, not two with half the load each.
+fn one_family_per_pod(mut all: Vec<Endpoint>) -> Vec<Endpoint> {
+    let in_ipv4: BTreeSet<Arc<str>> =
+        all.iter().filter(|endpoint| endpoint.address.is_ipv4()).filter_map(|endpoint| endpoint.pod.clone()).collect();
+    all.retain(|endpoint| {
+        endpoint.address.is_ipv4() || !endpoint.pod.as_ref().is_some_and(|pod| in_ipv4.contains(pod))
+    });
+    all
+}
+
+fn target_number(port: &ServicePort) -> i32 {
+    use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+    match &port.target_port {
+        Some(IntOrString::Int(number)) => *number,
+        _ => port.port,
+    }
+}
+
+fn from_endpoints(objects: &Objects, name: &ObjectName, port: Option<&ServicePort>) -> Vec<Endpoint> {
+    let wanted = port.and_then(|port| port.name.as_deref()).unwrap_or_default();
+    let mut all = Vec::new();
+    let subsets = objects.endpoints.get(name).and_then(|endpoints| endpoints.subsets.as_ref());
+    for subset in subsets.into_iter().flatten() {
+        let ports = subset.ports.as_deref().unwrap_or_default();
+        let number = ports.iter().find(|port| port.name.as_deref().unwrap_or_default() == wanted).map(|port| port.port);
+        let Some(number) = number.and_then(values::port) else { continue };
+        let lists = [(&subset.addresses, Condition::Ready), (&subset.not_ready_addresses, Condition::NotReady)];
+        for (list, condition) in lists {
+            for address in list.iter().flatten() {
+                let Ok(ip) = address.ip.parse::<IpAddr>() else { continue };
+                let pod = address.target_ref.as_ref().and_then(|target| target.name.as_deref()).map(Into::into);
+                all.push(Endpoint { address: SocketAddr::new(ip, number), condition, pod, zone: None });
+            }
+        }
+    }
+    all
+}
+
+/// Sorted by address, each address once: of two entries the better condition counts.
+fn sorted(all: Vec<Endpoint>) -> Arc<[Endpoint]> {
+    let mut by_address: BTreeMap<SocketAddr, Endpoint> = BTreeMap::new();
+    for endpoint in all {
+        match by_address.get(&endpoint.address) {
+            Some(known) if *known <= endpoint => {}
+            _ => {
+                by_address.insert(endpoint.address, endpoint);
+            }
+        }
+    }
+    by_address.into_values().collect()
+}
+
+fn tell_about(reading: &mut Reading<'_>, color: &ColorEndpoints, slices: &SlicesOf) {
+    let field = if color.color.is_empty() { String::new() } else { super::annotations::field("weir.dev/colors") };
+    match &color.source {
+        EndpointSource::Missing { why } => {
+            let (reason, problem) = match why.strip_prefix("ChildMissing: ") {
+                Some(problem) => ("ChildMissing", problem),
+                None => ("PortMismatch", why.strip_prefix("PortMismatch: ").unwrap_or(why)),
+            };
+            let problem = if color.color.is_empty() {
+                problem.to_owned()
+            } else {
+                format!("color {}: {problem}; it has no endpoints", color.color)
+            };
+            reading.error(reason, field, problem, "create the Service with that port, or correct the name");
+        }
+        EndpointSource::Listed(listed) if listed.is_empty() => {
+            let service = &color.service;
+            let known = slices.get(service).is_some_and(|slices| !slices.is_empty())
+                || reading.objects.endpoints.contains_key(service);
+            if known {
+                mismatch(reading, service, slices);
+            } else {
+                let problem = format!("Service {service} has no EndpointSlice; requests are answered with 503");
+                let fix = "write an EndpointSlice with the label kubernetes.io/service-name, or weir.dev/endpoints: 127.0.0.1:9001";
+                reading.note("NoEndpoints", field, problem, fix);
+            }
+        }
+        _ => {}
+    }
+}
+
+/// Endpoints that are there but do not fit: hand-written EndpointSlices often forget the name of the port.
+fn mismatch(reading: &mut Reading<'_>, service: &ObjectName, slices: &SlicesOf) {
+    for name in slices.get(service).into_iter().flatten() {
+        let Some(slice) = reading.objects.endpoint_slices.get(name) else { continue };
+        if slice.endpoints.iter().flatten().next().is_none() {
+            continue;
+        }
+        let names: Vec<&str> = slice
+            .ports
+            .iter()
+            .flatten()
+            .map(|port| port.name.as_deref().filter(|name| !name.is_empty()).unwrap_or("(no name)"))
+            .collect();
+        let problem = format!(
+            "none of the endpoints of EndpointSlice {name} can be used; its address type is {}, its ports: {}",
+            slice.address_type,
+            names.join(", ")
+        );
+        let fix = "ports of an EndpointSlice have the names of the Service's ports, its addresses are IPv4 or IPv6";
+        reading.warning("EndpointsNotUsable", "", problem, fix);
+    }
+}

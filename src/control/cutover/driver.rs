@@ -463,3 +463,6 @@ impl Service {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

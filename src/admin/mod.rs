@@ -23,7 +23,7 @@ use tokio::sync::{Semaphore, watch};
 use crate::telemetry::clock;
 use crate::telemetry::stats::History;
 
-pub use sources::{ActionError, CutoverAction, Question, Readiness, Sources};
+pub use sources::{Act, ActionError, Ask, CutoverAction, Explain, Lookup, Question, Readiness, Sources};
 
 /// Time for a request head, also the longest pause between two requests of a connection.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);

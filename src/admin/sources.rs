@@ -13,6 +13,15 @@ use crate::telemetry::stats::Registry;
 /// A question that is answered with JSON.
 pub type Ask = Box<dyn Fn() -> Value + Send + Sync>;
 
+/// A question about one object; `None`: it is not known.
+pub type Lookup = Box<dyn Fn(&ObjectName) -> Option<Value> + Send + Sync>;
+
+/// A question about a request; `Err`: it makes no sense, in words for its author.
+pub type Explain = Box<dyn Fn(&Question) -> Result<Value, String> + Send + Sync>;
+
+/// A change of one object; the answer is what was changed.
+pub type Act = Arc<dyn Fn(&ObjectName, &CutoverAction) -> Result<Value, ActionError> + Send + Sync>;
+
 /// Where answers come from. Filled once by the composition root; called on the admin thread, one at a time, and therefore to
 /// be quick: read a swapped cell or a short lock, never wait for the world.
 pub struct Sources {
@@ -35,12 +44,11 @@ pub struct Sources {
     /// All cutovers, running and past.
     pub cutovers: Ask,
     /// The cutover state of one Service; `None`: it has no colors.
-    pub cutover: Box<dyn Fn(&ObjectName) -> Option<Value> + Send + Sync>,
-    /// What would serve this request and why; `Err`: the question makes no sense, in words for its author.
-    pub explain: Box<dyn Fn(&Question) -> Result<Value, String> + Send + Sync>,
-    /// Asks for a cutover of a Service (by its annotation); the answer is what was changed. May take its time: it is called on
-    /// a thread for blocking work.
-    pub act: Arc<dyn Fn(&ObjectName, &CutoverAction) -> Result<Value, ActionError> + Send + Sync>,
+    pub cutover: Lookup,
+    /// What would serve this request and why.
+    pub explain: Explain,
+    /// Asks for a cutover of a Service (by its annotation). May take its time: it is called on a thread for blocking work.
+    pub act: Act,
 }
 
 impl std::fmt::Debug for Sources {

@@ -32,7 +32,8 @@ impl Node {
 
 /// Reads the text of the file. An empty one is an empty mapping.
 pub fn read(text: &str) -> Result<Node, serde_saphyr::Error> {
-    let options = serde_saphyr::options! { with_snippet: false };
+    // `mode: off` is a word, as everybody but YAML 1.1 would say.
+    let options = serde_saphyr::options! { with_snippet: false, strict_booleans: true };
     serde_saphyr::from_str_with_options::<Option<Node>>(text, options).map(|node| node.unwrap_or(Node::Null))
 }
 

@@ -266,7 +266,7 @@ fn what_is_wrong_in_the_file_is_said_with_place_and_remedy() {
         ),
         (
             "listeners:\n- {name: a, address: \":1\", protocol: tcp}",
-            "weir.yaml:2:37: listeners[0].protocol is \"tcp\", but must be one of http, https",
+            "weir.yaml:2:38: listeners[0].protocol is \"tcp\", but must be one of http, https",
         ),
         (
             "listeners:\n- {name: a, address: \":1\", protocol: http}\n- {name: a, address: \":2\", protocol: http}",

@@ -2,8 +2,10 @@
 
 pub mod backend;
 pub mod fault;
+pub mod listener;
 pub mod options;
 pub mod policy;
 pub mod request;
 pub mod snapshot;
 pub mod wire;
+pub mod worker;

@@ -24,6 +24,12 @@ impl Count {
         self.0.store(self.value().wrapping_sub(less), Ordering::Relaxed);
     }
 
+    /// Replaces the value.
+    #[inline]
+    pub fn set(&self, value: u64) {
+        self.0.store(value, Ordering::Relaxed);
+    }
+
     /// The present value.
     #[inline]
     pub fn value(&self) -> u64 {
@@ -74,6 +80,14 @@ impl Counters {
             return counters.clone();
         }
         listeners.entry(name.into()).or_default().clone()
+    }
+}
+
+impl Counters {
+    /// Connections open on this worker, through whatever listener.
+    pub fn open_connections(&self) -> u64 {
+        let listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
+        listeners.values().map(|counters| counters.open.value()).sum()
     }
 }
 

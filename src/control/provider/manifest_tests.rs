@@ -73,6 +73,7 @@ fn a_bad_document_harms_only_itself() {
     assert!(!parsed.broken);
     let problem = &parsed.problems[0];
     assert_eq!((problem.line, problem.column), (7, 11), "{problem}");
+    assert_eq!(problem.text, "invalid i32, at `- port: eighty`");
     assert_eq!(problem.object.as_ref().unwrap().to_string(), "Service default/bad");
 }
 
@@ -152,4 +153,56 @@ fn a_large_file_is_read_in_order() {
     assert!(
         parsed.objects.iter().enumerate().all(|(n, located)| *located.object.reference().name.name == *format!("s{n}"))
     );
+}
+
+#[test]
+fn every_prefix_of_a_file_is_read_without_panic() {
+    let yaml =
+        format!("%YAML 1.2\n---\n{SERVICE}...\n--- # é\nkind: List\napiVersion: v1\nitems: [{{kind: Secret}}]\n");
+    let json = r#"{"apiVersion":"v1","kind":"List","items":[{"kind":"Secret","metadata":{"name":"é"}}]} {"kind":"#;
+    for text in [yaml.as_str(), json] {
+        for end in (0..=text.len()).filter(|end| text.is_char_boundary(*end)) {
+            let parsed = read(&text[..end]);
+            assert!(parsed.objects.len() <= 1, "{parsed:?}");
+        }
+    }
+}
+
+/// 1,000 EndpointSlices of 100 endpoints and 10,000 Ingresses.
+fn large() -> (String, String) {
+    let mut slices = String::new();
+    for slice in 0..1000 {
+        slices.push_str(&format!("---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata:\n  name: s{slice}\n  namespace: shop\n  labels:\n    kubernetes.io/service-name: s{slice}\naddressType: IPv4\nports:\n- name: http\n  port: 8080\n  protocol: TCP\nendpoints:\n"));
+        for endpoint in 0..100 {
+            slices.push_str(&format!("- addresses:\n  - 10.{}.{}.{endpoint}\n  conditions:\n    ready: true\n    serving: true\n    terminating: false\n  nodeName: node-{endpoint}\n  targetRef:\n    kind: Pod\n    name: s{slice}-{endpoint}\n    namespace: shop\n  zone: a\n", slice / 250, slice % 250));
+        }
+    }
+    let ingresses = (0..10_000).map(|n| format!("---\napiVersion: networking.k8s.io/v1\nkind: Ingress\nmetadata:\n  name: i{n}\n  namespace: shop\n  annotations:\n    weir.dev/balance: round-robin\nspec:\n  ingressClassName: weir\n  rules:\n  - host: h{n}.example.com\n    http:\n      paths:\n      - path: /\n        pathType: Prefix\n        backend:\n          service:\n            name: s{}\n            port:\n              number: 80\n", n % 1000)).collect();
+    (slices, ingresses)
+}
+
+#[test]
+#[ignore = "a measurement, for a release build on a quiet machine"]
+fn hundred_thousand_endpoints_and_ten_thousand_ingresses_load_within_two_seconds() {
+    let (slices, ingresses) = large();
+    let file: Arc<Path> = Arc::from(Path::new("large.yaml"));
+    let began = std::time::Instant::now();
+    let first = parse(&file, &slices);
+    let after_slices = began.elapsed();
+    let second = parse(&file, &ingresses);
+    let all = began.elapsed();
+    assert_eq!((first.objects.len(), second.objects.len()), (1000, 10_000));
+    let known = Known::of(&first.objects);
+    let changed = slices.replacen("ready: true", "ready: false", 1);
+    let began = std::time::Instant::now();
+    let again = parse_again(&file, &changed, &known);
+    println!(
+        "{} MB of slices {after_slices:?}, {} MB of ingresses {:?}, one endpoint changed {:?}",
+        slices.len() / 1_000_000,
+        ingresses.len() / 1_000_000,
+        all - after_slices,
+        began.elapsed()
+    );
+    assert_eq!(again.objects.len(), 1000);
+    assert!(all < std::time::Duration::from_secs(2), "{all:?}");
 }

@@ -73,7 +73,7 @@ pub(super) fn plan(reading: &mut Reading<'_>, written: &BTreeMap<String, String>
     let mut preview = settings.preview.clone();
     if let Some(preview) = &mut preview {
         preview.from = settings.preview_from.clone();
-        if preview.from.is_empty() {
+        if !written.contains_key("weir.dev/preview-from") {
             let problem = "everyone may see the color that is not active";
             let field = annotations::field("weir.dev/preview");
             reading.note("OpenPreview", field, problem, "limit it with weir.dev/preview-from: 10.0.0.0/8");

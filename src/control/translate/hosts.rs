@@ -80,7 +80,8 @@ fn hidden(route: &Route, older: &Route, host: &HostPattern) -> Verdict {
     let by = if route.rank.source == older.rank.source {
         format!("{place} of the same object, which comes first")
     } else {
-        format!("{place} of {}, which is older", older.rank.source)
+        let why = if route.rank.created == older.rank.created { "comes first by name" } else { "is older" };
+        format!("{place} of {}, which {why}", older.rank.source)
     };
     Verdict {
         object: route.rank.source.clone(),

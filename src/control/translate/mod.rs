@@ -21,6 +21,8 @@ pub mod objects;
 mod reading;
 mod secret;
 mod service;
+#[cfg(test)]
+mod tests;
 mod values;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};

@@ -7,6 +7,7 @@ pub mod balance;
 pub mod breaker;
 pub mod connect;
 pub mod endpoint;
+pub mod health;
 pub mod outlier;
 pub mod pool;
 pub mod prewarm;

@@ -56,10 +56,6 @@ impl Attempt {
         }
     }
 
-    pub(super) fn endpoint(&self) -> &Arc<Endpoint> {
-        &self.endpoint
-    }
-
     /// A response head has arrived.
     pub(super) fn answered(&mut self, status: u16, now: u64) {
         self.answered = Some(now);
@@ -121,9 +117,7 @@ pub(super) struct Try<'a> {
     pub color: &'a Arc<Color>,
     /// Protocol that the client wants to upgrade to.
     pub upgrade: Option<&'a [u8]>,
-    /// When the attempt must be over; nanoseconds of the process clock.
-    pub deadline: u64,
-    /// When its response head must be there.
+    /// When its response head must be there; nanoseconds of the process clock.
     pub head_deadline: u64,
 }
 

@@ -12,6 +12,7 @@ use super::attempt::Attempt;
 use super::context::Context;
 use super::upstream_h2;
 use crate::proxy::fault::Fault;
+use crate::proxy::wire::buffers::with_scratch;
 use crate::proxy::wire::chunked::may_trail;
 use crate::proxy::wire::client::Exchange;
 use crate::proxy::wire::pump::BodySource;
@@ -21,6 +22,9 @@ use crate::proxy::wire::{Headers, Name};
 
 /// Bytes of a request body that are kept so that it can be sent again.
 pub const REPLAY: u64 = 64 * 1024;
+
+/// Bytes of one piece for an HTTP/2 client: the send buffer of a stream.
+const PIECE: usize = 64 * 1024;
 
 /// The body of a request.
 pub struct RequestBody {
@@ -326,6 +330,25 @@ impl ResponseBody {
             ResponseBody::Bytes(bytes) => bytes.is_empty(),
             ResponseBody::H1(body) => body.state.is_none() && body.trailers.is_none(),
             ResponseBody::H2(body) => body.is_over(),
+        }
+    }
+
+    /// The next piece, for a client that takes pieces as they come; none is the end.
+    ///
+    /// # Errors
+    /// As [`BodySource::poll_read`].
+    pub fn poll_piece(&mut self, cx: &mut Task<'_>) -> Poll<Result<Option<Bytes>, Fault>> {
+        match self {
+            ResponseBody::Empty | ResponseBody::Tunnel(_) => Poll::Ready(Ok(None)),
+            ResponseBody::Bytes(bytes) => {
+                let bytes = std::mem::take(bytes);
+                Poll::Ready(Ok((!bytes.is_empty()).then_some(bytes)))
+            }
+            ResponseBody::H2(body) => body.poll_piece(cx),
+            ResponseBody::H1(body) => with_scratch(|scratch| {
+                let read = ready!(body.poll_read(cx, &mut scratch[..PIECE]))?;
+                Poll::Ready(Ok((read > 0).then(|| Bytes::copy_from_slice(&scratch[..read]))))
+            }),
         }
     }
 

@@ -242,15 +242,8 @@ async fn attempt(
         // A deadline of the route stands in the place of the default.
         let head_deadline =
             if deadline == NEVER { until(now, Some(context.options.timeouts.response_head)) } else { deadline };
-        let with = Try {
-            context,
-            down,
-            backend,
-            color,
-            upgrade: (!upgrade.is_empty()).then_some(&upgrade),
-            deadline,
-            head_deadline,
-        };
+        let with =
+            Try { context, down, backend, color, upgrade: (!upgrade.is_empty()).then_some(&upgrade), head_deadline };
         let Failed { fault, sent, body: left } = match send(&with, exchange, endpoint.clone(), body).await {
             Ok(response) => {
                 exchange.deadline = deadline;

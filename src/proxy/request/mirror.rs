@@ -18,7 +18,6 @@ use crate::proxy::fault::Fault;
 use crate::proxy::policy::mirror::sampled;
 use crate::proxy::snapshot::CompiledMirror;
 use crate::proxy::wire::pump::BodySource;
-use crate::proxy::wire::timers::NEVER;
 
 /// How long a copy may take.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -95,15 +94,8 @@ async fn deliver(context: Rc<Context>, mut copy: Running, backend: Arc<Backend>,
     let picked = color.pick(&backend.desired.balance, None, &[], &mut context.rng.borrow_mut(), now);
     let Some(endpoint) = picked else { return };
     let deadline = now + PATIENCE.as_nanos() as u64;
-    let with = Try {
-        context: &context,
-        down: None,
-        backend: &backend,
-        color: &color,
-        upgrade: None,
-        deadline: NEVER,
-        head_deadline: deadline,
-    };
+    let with =
+        Try { context: &context, down: None, backend: &backend, color: &color, upgrade: None, head_deadline: deadline };
     let Ok(mut answer) = send_attempt(&with, &mut copy, endpoint, body).await else { return };
     let mut buffer = vec![0; 8 * 1024];
     let finish = async {

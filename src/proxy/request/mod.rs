@@ -10,16 +10,22 @@ mod context;
 mod exchange;
 mod handle;
 mod mirror;
+mod prewarm;
 mod reply;
 mod upgrade;
 mod upstream_h2;
+mod watch;
 
 pub use body::{RequestBody, ResponseBody};
 pub use context::Context;
 pub use exchange::{Exchange, Origin, Running};
 pub use handle::handle;
-pub use reply::write_head;
-pub use upgrade::tunnel;
+pub use prewarm::Warmed;
+pub use reply::refuse;
+pub use reply::{After, write_head};
+pub use upgrade::{Upgraded, tunnel};
+pub use upstream_h2::{FaultError, map_of};
+pub use watch::{Ending, Watch};
 
 /// Runs hyper's tasks on this worker.
 #[derive(Clone, Copy, Debug)]

@@ -115,6 +115,11 @@ pub(super) fn forward_interim(down: &Rc<Connection>, cx: &mut Task<'_>, version:
     }
 }
 
+/// Weir's own answer to something that was not understood as a request.
+pub fn refuse(context: &Context, exchange: &mut Exchange, fault: Fault) -> ResponseBody {
+    local(context, exchange, fault)
+}
+
 /// Weir's own answer to a request that failed.
 pub(super) fn local(context: &Context, exchange: &mut Exchange, fault: Fault) -> ResponseBody {
     exchange.fault = Some(fault);

@@ -1,6 +1,7 @@
 //! Connections that stop being HTTP: bytes go both ways until one side ends, the tunnel is idle for too long, or it is
 //! this stream's turn to leave the old color.
 
+use std::cell::RefCell;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::Pin;
@@ -15,6 +16,7 @@ use crate::proxy::backend::End;
 use crate::proxy::fault::Fault;
 use crate::proxy::wire::buffers::with_scratch;
 use crate::proxy::wire::io::{Io, Unsent};
+use crate::proxy::wire::server::Connection;
 use crate::telemetry::clock;
 
 /// A backend's connection after its 101.
@@ -27,9 +29,11 @@ pub struct Upgraded {
 /// How long a client has to answer a Close frame.
 const FAREWELL: Duration = Duration::from_secs(2);
 
-/// Joins the client's connection (of which `input` has been read already) with the backend's.
-pub async fn tunnel(context: &Rc<Context>, exchange: &mut Exchange, down: Io, input: Vec<u8>, up: Box<Upgraded>) {
-    let Upgraded { io: up, early, mut attempt } = *up;
+/// Joins the client's connection with the backend's.
+pub async fn tunnel(context: &Rc<Context>, exchange: &mut Exchange, down: &Connection, up: Box<Upgraded>) {
+    let input = down.take_input();
+    let Upgraded { io, early, mut attempt } = *up;
+    let up_io = RefCell::new(io);
     attempt.succeed();
     let is_websocket = exchange.upgrade.eq_ignore_ascii_case(b"websocket");
     let guard = exchange.target.as_ref().map(|target| target.color.streams.enter());
@@ -37,8 +41,8 @@ pub async fn tunnel(context: &Rc<Context>, exchange: &mut Exchange, down: Io, in
     let mut turn: Option<Pin<Box<dyn Future<Output = End>>>> =
         guard.as_ref().map(|guard| Box::pin(guard.ended(clock::now, jitter)) as _);
     let mut tunnel = Tunnel {
-        down: Side { io: down, out: Unsent::default(), eof: false, shut: false },
-        up: Side { io: up, out: Unsent::default(), eof: false, shut: false },
+        down: Side { io: &down.io, out: Unsent::default(), eof: false, shut: false },
+        up: Side { io: &up_io, out: Unsent::default(), eof: false, shut: false },
         to_client: Frames::new(is_websocket),
         to_backend: Frames::new(is_websocket),
         leaving: false,
@@ -93,16 +97,16 @@ pub async fn tunnel(context: &Rc<Context>, exchange: &mut Exchange, down: Io, in
     }
 }
 
-struct Side {
-    io: Io,
+struct Side<'a> {
+    io: &'a RefCell<Io>,
     out: Unsent,
     eof: bool,
     shut: bool,
 }
 
-struct Tunnel {
-    down: Side,
-    up: Side,
+struct Tunnel<'a> {
+    down: Side<'a>,
+    up: Side<'a>,
     to_client: Frames,
     to_backend: Frames,
     leaving: bool,
@@ -115,14 +119,14 @@ const CLOSE_TO_CLIENT: &[u8] = &[0x88, 0x02, 0x03, 0xf4];
 /// The same with a mask of zeros: from client to server.
 const CLOSE_TO_BACKEND: &[u8] = &[0x88, 0x82, 0, 0, 0, 0, 0x03, 0xf4];
 
-impl Tunnel {
+impl Tunnel<'_> {
     fn feed(&mut self, cx: &mut Task<'_>, to_client: &[u8], to_backend: &[u8]) -> io::Result<()> {
         self.to_client.pass(to_client);
         self.to_backend.pass(to_backend);
         self.bytes_out += to_client.len() as u64;
         self.bytes_in += to_backend.len() as u64;
         for (side, bytes) in [(&mut self.down, to_client), (&mut self.up, to_backend)] {
-            if let Poll::Ready(Err(error)) = side.out.write(&mut side.io, cx, bytes) {
+            if let Poll::Ready(Err(error)) = side.out.write(&mut side.io.borrow_mut(), cx, bytes) {
                 return Err(error);
             }
         }
@@ -151,7 +155,7 @@ impl Tunnel {
             }
             frames.closed = true;
             if frames.tracked
-                && let Poll::Ready(Err(error)) = side.out.write(&mut side.io, cx, close)
+                && let Poll::Ready(Err(error)) = side.out.write(&mut side.io.borrow_mut(), cx, close)
             {
                 return Err(error);
             }
@@ -162,23 +166,23 @@ impl Tunnel {
 
 /// Moves what can be moved from one side to the other. Ready when `from` has ended and `to` knows.
 fn poll_way(
-    from: &mut Side,
-    to: &mut Side,
+    from: &mut Side<'_>,
+    to: &mut Side<'_>,
     frames: &mut Frames,
     moved: &mut u64,
     cx: &mut Task<'_>,
 ) -> Poll<io::Result<()>> {
     loop {
-        ready!(to.out.flush(&mut to.io, cx))?;
+        ready!(to.out.flush(&mut to.io.borrow_mut(), cx))?;
         if from.eof || (frames.closed && !frames.tracked) {
             if !to.shut {
-                ready!(to.io.poll_shutdown(cx))?;
+                ready!(to.io.borrow_mut().poll_shutdown(cx))?;
                 to.shut = true;
             }
             return Poll::Ready(Ok(()));
         }
         let written = with_scratch(|scratch| {
-            let read = ready!(from.io.poll_read(cx, scratch))?;
+            let read = ready!(from.io.borrow_mut().poll_read(cx, scratch))?;
             if read == 0 {
                 from.eof = true;
                 return Poll::Ready(io::Result::Ok(()));
@@ -189,7 +193,7 @@ fn poll_way(
             }
             *moved += read as u64;
             frames.pass(&scratch[..read]);
-            to.out.write(&mut to.io, cx, &scratch[..read])
+            to.out.write(&mut to.io.borrow_mut(), cx, &scratch[..read])
         });
         ready!(written)?;
     }

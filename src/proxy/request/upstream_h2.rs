@@ -10,7 +10,7 @@ use std::task::{Context as Task, Poll, ready};
 use bytes::Bytes;
 use http::header::{HeaderName, HeaderValue};
 use http::{HeaderMap, Method, Request, Uri};
-use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::body::{Body, Frame, SizeHint};
 use hyper::client::conn::http2::{self, SendRequest};
 
 use super::attempt::{Attempt, Failed, Try};
@@ -277,7 +277,7 @@ impl Body for OutgoingBody {
 pub struct FaultError(pub Fault);
 
 /// Fields as hyper wants them; fields that it does not take are left out.
-pub(super) fn map_of(headers: &Headers) -> Option<HeaderMap> {
+pub fn map_of(headers: &Headers) -> Option<HeaderMap> {
     let mut map = HeaderMap::with_capacity(headers.len());
     for field in headers.iter() {
         if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(field.name), HeaderValue::from_bytes(field.value)) {
@@ -327,6 +327,3 @@ impl UpstreamBody {
         }
     }
 }
-
-/// Keeps hyper's type out of signatures elsewhere.
-pub(super) type H2Incoming = Incoming;

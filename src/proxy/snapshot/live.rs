@@ -4,7 +4,7 @@
 //! carried over by key, so a changed route or policy never resets what is known about an endpoint, and what nothing uses
 //! any more is forgotten.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Weak};
 
@@ -48,6 +48,7 @@ pub struct Live {
     /// Colors whose vanished endpoints are being kept.
     holds: usize,
     list: Arc<ArcSwap<Vec<Arc<Backend>>>>,
+    revision: u64,
 }
 
 struct LiveService {
@@ -92,12 +93,18 @@ impl Live {
             resolved: BTreeMap::new(),
             holds: 0,
             list: Arc::default(),
+            revision: 0,
         }
     }
 
     /// All backends, current at any time; for the health checker, the cutover driver and admin.
     pub fn backends(&self) -> Arc<ArcSwap<Vec<Arc<Backend>>>> {
         self.list.clone()
+    }
+
+    /// Changes whenever the endpoints of a known color do.
+    pub fn revision(&self) -> u64 {
+        self.revision
     }
 
     /// The backend of a key.
@@ -136,6 +143,7 @@ impl Live {
             let context = Context { registry: &self.registry, resolved: &self.resolved, desired: &live.desired, now };
             self.holds = color.set_source(&endpoints.source, &context).count(self.holds);
             live.ahead = true;
+            self.revision += 1;
             changed = true;
         }
         changed
@@ -157,6 +165,7 @@ impl Live {
                 if (host, port) != (&name.0, &name.1) {
                     continue;
                 }
+                self.revision += 1;
                 let source = color.source.clone();
                 let context =
                     Context { registry: &self.registry, resolved: &self.resolved, desired: &live.desired, now };
@@ -219,7 +228,8 @@ impl Live {
                 }
             }
         }
-        if self.backends.len() > model.backends.len() {
+        let some_are_gone = self.backends.len() > model.backends.len();
+        if some_are_gone {
             list_changed = true;
             let holds = &mut self.holds;
             self.backends.retain(|key, live| {
@@ -231,18 +241,20 @@ impl Live {
                 stays
             });
         }
-        if list_changed || !self.switched.iter().eq(model.switches.keys()) {
+        if some_are_gone || !self.switched.iter().eq(model.switches.keys()) {
             self.switched = model.switches.keys().cloned().collect();
-            let used: BTreeSet<&ObjectName> =
+            let used: HashSet<&ObjectName, RandomState> =
                 self.backends.keys().map(|key| &key.service).chain(&self.switched).collect();
             self.services.retain(|service, _| used.contains(service));
         }
         if list_changed {
-            let mut list: Vec<_> = self.backends.values().map(|live| live.backend.clone()).collect();
-            list.sort_by(|a, b| a.key.cmp(&b.key));
-            self.list.store(Arc::new(list));
-            let names = self.names();
-            self.resolved.retain(|name, _| names.contains(name));
+            // In the model's order, which is that of the keys.
+            let alive = model.backends.keys().filter_map(|key| self.backends.get(key));
+            self.list.store(Arc::new(alive.map(|live| live.backend.clone()).collect()));
+            if !self.resolved.is_empty() {
+                let names = self.names();
+                self.resolved.retain(|name, _| names.contains(name));
+            }
         }
         replaced
     }
@@ -292,6 +304,7 @@ impl Live {
                 let context = Context { registry: &self.registry, resolved: &self.resolved, desired, now };
                 for (color, wanted) in live.colors.iter_mut().zip(&desired.colors) {
                     if color.source != wanted.source {
+                        self.revision += 1;
                         self.holds = color.set_source(&wanted.source, &context).count(self.holds);
                     }
                 }

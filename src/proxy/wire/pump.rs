@@ -122,6 +122,28 @@ impl Pump {
         self.head_sent
     }
 
+    /// Whether the connection does not take more for now.
+    pub fn is_blocked(&self) -> bool {
+        !self.unsent.is_empty()
+    }
+
+    /// Ends a body of unknown length before its source does. False: its length was announced, so it cannot end here.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn end_early(&mut self, io: &RefCell<Io>, cx: &mut Context<'_>) -> io::Result<bool> {
+        if self.ended || matches!(self.coding, Coding::Length(_)) {
+            return Ok(false);
+        }
+        self.ended = true;
+        if self.coding == Coding::Chunked
+            && let Poll::Ready(Err(error)) = self.unsent.write(&mut io.borrow_mut(), cx, b"0\r\n\r\n")
+        {
+            return Err(error);
+        }
+        Ok(true)
+    }
+
     /// Moves as much as can be moved now. `Ready(Ok)` when the whole message has left. The connection is borrowed only
     /// for writing, so the source may read from it.
     ///

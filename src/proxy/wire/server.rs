@@ -83,6 +83,16 @@ impl Connection {
         (self.io.into_inner(), self.input.into_inner())
     }
 
+    /// Reads on and throws away. `Ready` when the client has closed.
+    pub fn poll_sink(&self, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            let read = with_scratch(|scratch| self.io.borrow_mut().poll_read(cx, scratch));
+            if let Ok(0) | Err(_) = ready!(read) {
+                return Poll::Ready(());
+            }
+        }
+    }
+
     /// What was read but not used.
     pub fn take_input(&self) -> Vec<u8> {
         self.input.take()

@@ -81,6 +81,15 @@ impl Timers {
         !self.near.borrow().is_empty()
     }
 
+    /// Wakes everyone who waits, so that they look at what has changed.
+    pub fn wake_all(&self) {
+        for entry in self.all.borrow().iter().filter_map(std::rc::Weak::upgrade) {
+            if let Some(waker) = entry.waker.borrow_mut().take() {
+                waker.wake();
+            }
+        }
+    }
+
     /// Sweeps for ever. `now` is the process clock.
     pub async fn run(&self, now: impl Fn() -> u64) {
         let mut next_all = now();

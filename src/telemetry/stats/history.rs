@@ -90,8 +90,19 @@ impl History {
         self.readings.push_back(Reading {
             at: now,
             keep,
-            colors: totals.colors.iter().map(|color| (key(color.slot), Sums::of_color(color))).collect(),
-            endpoints: totals.endpoints.iter().map(|one| (key(one.slot), Sums::of_endpoint(one))).collect(),
+            // What has never been used is not kept: a series that is missing in a reading counts from zero.
+            colors: totals
+                .colors
+                .iter()
+                .filter(|color| color.flow.started > 0)
+                .map(|color| (key(color.slot), Sums::of_color(color)))
+                .collect(),
+            endpoints: totals
+                .endpoints
+                .iter()
+                .filter(|one| one.flow.started > 0)
+                .map(|one| (key(one.slot), Sums::of_endpoint(one)))
+                .collect(),
         });
         self.readings.retain(|reading| {
             let age = now - reading.at;

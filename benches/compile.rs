@@ -1,0 +1,146 @@
+//! How long compile takes for ten thousand hosts and a hundred thousand endpoints. Prints, asserts nothing.
+//!
+//! `cargo bench --bench compile`
+
+use std::collections::BTreeMap;
+use std::hint::black_box;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use weir::model::*;
+use weir::proxy::snapshot::{Live, compile};
+use weir::proxy::wire::RequestHead;
+use weir::telemetry::stats::Registry;
+
+const HOSTS: usize = 10_000;
+const ENDPOINTS: usize = 10;
+const ROUNDS: usize = 50;
+
+fn main() {
+    let mut live = Live::new(Registry::new(2, &[]));
+    let mut model = model();
+    let (mut snapshot, first) = timed(|| compile(&model, &mut live, None, 0));
+    println!("first compile, {HOSTS} hosts, {} endpoints: {first:?}", HOSTS * ENDPOINTS);
+
+    let mut times: Vec<Duration> = (0..ROUNDS)
+        .map(|_| {
+            // The translator hands out a fresh copy each time.
+            let model = model.clone();
+            timed(|| black_box(compile(&model, &mut live, Some(&snapshot), 1))).1
+        })
+        .collect();
+    print_times("nothing changed", &mut times);
+
+    times = (0..ROUNDS)
+        .map(|round| {
+            let host = format!("h{}.test", round * 97 % HOSTS);
+            let entry = model.entries.get_mut(&Bind::Http).expect("there is one entry");
+            entry.hosts.insert(HostPattern::Exact(host.into()), vec![route(round * 97 % HOSTS)]);
+            let model = model.clone();
+            let (next, time) = timed(|| compile(&model, &mut live, Some(&snapshot), 2));
+            snapshot = next;
+            time
+        })
+        .collect();
+    print_times("one route changed", &mut times);
+
+    times = (0..ROUNDS)
+        .map(|round| {
+            let key = key(round * 89 % HOSTS);
+            let mut backend = Backend::clone(&model.backends[&key]);
+            backend.limits.in_flight = 1 + round as u32;
+            model.backends.insert(key, Arc::new(backend));
+            let model = model.clone();
+            let (next, time) = timed(|| compile(&model, &mut live, Some(&snapshot), 3));
+            snapshot = next;
+            time
+        })
+        .collect();
+    print_times("one policy changed", &mut times);
+
+    times = (0..ROUNDS)
+        .map(|round| {
+            let colors = [color(round, ENDPOINTS - 1 - round % 2)];
+            timed(|| black_box(live.set_endpoints(&key(round * 83 % HOSTS), &colors, 4))).1
+        })
+        .collect();
+    print_times("endpoints of one backend changed", &mut times);
+
+    let entry = snapshot.entries[&Bind::Http].clone();
+    let heads: Vec<RequestHead> = (0..HOSTS).map(head).collect();
+    let (found, time) = timed(|| heads.iter().filter(|head| entry.find(head).is_some()).count());
+    println!("find over {found} hosts: {:?} each", time / HOSTS as u32);
+}
+
+fn timed<T>(what: impl FnOnce() -> T) -> (T, Duration) {
+    let start = Instant::now();
+    let result = what();
+    (result, start.elapsed())
+}
+
+fn print_times(what: &str, times: &mut [Duration]) {
+    times.sort();
+    println!("{what}: median {:?}, worst {:?}", times[times.len() / 2], times[times.len() - 1]);
+}
+
+fn head(host: usize) -> RequestHead {
+    let mut head = RequestHead::default();
+    head.set_method("GET");
+    head.set_authority(&format!("h{host}.test"));
+    head.set_path("/api/items/7");
+    head
+}
+
+fn key(backend: usize) -> BackendKey {
+    BackendKey { service: ObjectName::new("shop", format!("s{backend}")), port: 80 }
+}
+
+fn route(host: usize) -> Arc<Route> {
+    let source = ObjectRef::new("HTTPRoute", ObjectName::new("shop", format!("r{host}")));
+    let rule = Arc::new(Rule {
+        source: source.clone(),
+        name: format!("httproute/shop/r{host}").into(),
+        filters: Vec::new(),
+        backends: vec![WeightedBackend { weight: 1, target: Target::Backend(key(host)), filters: Vec::new() }],
+        timeouts: RouteTimeouts::default(),
+    });
+    let path = PathMatch::Prefix("/api".into());
+    Arc::new(Route {
+        matches: RouteMatch { path, method: None, headers: Vec::new(), query: Vec::new() },
+        rank: Rank { created: 0, source, rule: 0, index: 0 },
+        rule,
+    })
+}
+
+fn color(backend: usize, endpoints: usize) -> ColorEndpoints {
+    let address = |endpoint: usize| {
+        let [_, a, b, c] = u32::try_from(backend * ENDPOINTS + endpoint).expect("few enough").to_be_bytes();
+        ([10, a, b, c], 8080).into()
+    };
+    let endpoint = |at: usize| Endpoint { address: address(at), condition: Condition::Ready, pod: None, zone: None };
+    let service = key(backend).service;
+    ColorEndpoints { color: "".into(), service, source: EndpointSource::Listed((0..endpoints).map(endpoint).collect()) }
+}
+
+fn model() -> Model {
+    let hosts: BTreeMap<_, _> =
+        (0..HOSTS).map(|host| (HostPattern::Exact(format!("h{host}.test").into()), vec![route(host)])).collect();
+    let backend = |at: usize| {
+        Arc::new(Backend {
+            key: key(at),
+            protocol: UpstreamProtocol::Http1,
+            balance: Balance::PeakEwma,
+            health: None,
+            outlier: OutlierPolicy::default(),
+            limits: BackendLimits::default(),
+            slow_start: Duration::ZERO,
+            empty_hold: Duration::ZERO,
+            colors: vec![color(at, ENDPOINTS)],
+        })
+    };
+    Model {
+        entries: [(Bind::Http, Entry { hosts, ..Entry::default() })].into(),
+        backends: (0..HOSTS).map(|at| (key(at), backend(at))).collect(),
+        switches: BTreeMap::new(),
+    }
+}

@@ -1,0 +1,215 @@
+//! What the control loop tells: verdicts, generation, and how fast changes are served.
+//!
+//! Written by the control loop, read by admin and by the log's reader. Every cell is swapped or atomic.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use arc_swap::ArcSwap;
+
+use crate::model::{ObjectRef, Severity, Verdict};
+
+use super::provider::manifest::Problem;
+
+/// Verdicts that are logged one by one after a change; the rest is counted.
+const LOGGED: usize = 100;
+
+/// The state of the control loop, for everyone who asks.
+#[derive(Default)]
+pub struct Report {
+    verdicts: ArcSwap<Vec<Verdict>>,
+    problems: ArcSwap<Vec<Problem>>,
+    generation: AtomicU64,
+    /// Milliseconds since the Unix epoch.
+    last_publish: AtomicU64,
+    routes: Histogram,
+    endpoints: Histogram,
+}
+
+/// How a change reaches requests.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Path {
+    /// By a new snapshot.
+    Routes,
+    /// By the cells of colors alone.
+    Endpoints,
+}
+
+impl Path {
+    /// Value of the metric label.
+    pub const fn text(self) -> &'static str {
+        match self {
+            Self::Routes => "routes",
+            Self::Endpoints => "endpoints",
+        }
+    }
+}
+
+impl Report {
+    /// All verdicts on objects, sorted.
+    pub fn verdicts(&self) -> Arc<Vec<Verdict>> {
+        self.verdicts.load_full()
+    }
+
+    /// Everything that is wrong with the provider's files.
+    pub fn problems(&self) -> Arc<Vec<Problem>> {
+        self.problems.load_full()
+    }
+
+    /// Objects that are not served, or not as a whole, by kind (`weir_config_rejected_objects`).
+    pub fn rejected(&self) -> BTreeMap<&'static str, usize> {
+        let verdicts = self.verdicts.load();
+        let mut rejected = BTreeMap::new();
+        let objects: HashSet<&ObjectRef> = verdicts
+            .iter()
+            .filter(|verdict| verdict.severity == Severity::Error)
+            .map(|verdict| &verdict.object)
+            .collect();
+        for object in objects {
+            *rejected.entry(object.kind).or_default() += 1;
+        }
+        rejected
+    }
+
+    /// Generation that is served (`weir_config_generation`); 0 before the first full load.
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    /// When it was published, seconds since the Unix epoch (`weir_config_last_publish_timestamp_seconds`); 0 before.
+    pub fn last_publish(&self) -> f64 {
+        self.last_publish.load(Ordering::Relaxed) as f64 / 1e3
+    }
+
+    /// Time from noticing a change to serving it.
+    pub fn latency(&self, path: Path) -> &Histogram {
+        match path {
+            Path::Routes => &self.routes,
+            Path::Endpoints => &self.endpoints,
+        }
+    }
+
+    pub(super) fn served(&self, path: Path, after: Duration) {
+        self.latency(path).observe(after);
+    }
+
+    pub(super) fn published(&self, generation: u64, wall: SystemTime) {
+        let wall = wall.duration_since(UNIX_EPOCH).unwrap_or_default();
+        self.last_publish.store(u64::try_from(wall.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        self.generation.store(generation, Ordering::Release);
+    }
+
+    /// Replaces the verdicts. Those that were not there before are logged.
+    pub(super) fn judge(&self, mut verdicts: Vec<Verdict>) {
+        verdicts.sort();
+        verdicts.dedup();
+        let before = self.verdicts.load_full();
+        if *before == verdicts {
+            return;
+        }
+        let fresh = verdicts.iter().filter(|verdict| before.binary_search(verdict).is_err());
+        log(fresh, |verdict| verdict.severity);
+        self.verdicts.store(Arc::new(verdicts));
+    }
+
+    /// Replaces the problems of the provider's files. Those that were not there before are logged.
+    pub(super) fn complain(&self, problems: Vec<Problem>) {
+        let before = self.problems.load_full();
+        if *before == problems {
+            return;
+        }
+        log(problems.iter().filter(|problem| !before.contains(problem)), |problem| problem.severity);
+        self.problems.store(Arc::new(problems));
+    }
+}
+
+fn log<T: std::fmt::Display>(fresh: impl Iterator<Item = T>, severity: impl Fn(&T) -> Severity) {
+    let mut silent = 0_u64;
+    for (at, finding) in fresh.enumerate() {
+        match severity(&finding) {
+            _ if at >= LOGGED => silent += 1,
+            Severity::Note => tracing::info!("{finding}"),
+            Severity::Warning | Severity::Error => tracing::warn!("{finding}"),
+        }
+    }
+    if silent > 0 {
+        tracing::warn!(more = silent, "further findings are not logged; `weir check` and the admin port show them");
+    }
+}
+
+/// Counts durations in buckets.
+#[derive(Debug, Default)]
+pub struct Histogram {
+    /// One per bound, and one for what is longer than all.
+    counts: [AtomicU64; Histogram::BOUNDS.len() + 1],
+    sum: AtomicU64,
+}
+
+impl Histogram {
+    /// Upper bounds of the buckets, seconds.
+    pub const BOUNDS: [f64; 15] =
+        [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0];
+
+    /// Adds a duration.
+    pub fn observe(&self, duration: Duration) {
+        let seconds = duration.as_secs_f64();
+        let bucket = Self::BOUNDS.partition_point(|bound| *bound < seconds);
+        self.counts[bucket].fetch_add(1, Ordering::Relaxed);
+        self.sum.fetch_add(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    /// Durations up to each bound, cumulated as Prometheus wants them; the last one is the number of all.
+    pub fn cumulated(&self) -> [u64; Self::BOUNDS.len() + 1] {
+        let mut sum = 0;
+        std::array::from_fn(|at| {
+            sum += self.counts[at].load(Ordering::Relaxed);
+            sum
+        })
+    }
+
+    /// Sum of all durations, seconds.
+    pub fn sum(&self) -> f64 {
+        self.sum.load(Ordering::Relaxed) as f64 / 1e9
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::ObjectName;
+
+    #[test]
+    fn histogram_counts_up_to_and_with_each_bound() {
+        let histogram = Histogram::default();
+        for millis in [1, 2, 3, 70_000] {
+            histogram.observe(Duration::from_millis(millis));
+        }
+        let cumulated = histogram.cumulated();
+        assert_eq!((&cumulated[..4], cumulated[14], cumulated[15]), (&[1, 2, 3, 3][..], 3, 4));
+        assert!((histogram.sum() - 70.006).abs() < 1e-9);
+    }
+
+    #[test]
+    fn rejected_objects_are_counted_once_each() {
+        let verdict = |kind, name: &str, severity, problem: &str| Verdict {
+            object: ObjectRef::new(kind, ObjectName::new("shop", name)),
+            severity,
+            reason: "Bad",
+            field: String::new(),
+            problem: problem.to_owned(),
+            fix: String::new(),
+        };
+        let report = Report::default();
+        report.judge(vec![
+            verdict("Ingress", "a", Severity::Error, "one"),
+            verdict("Ingress", "a", Severity::Error, "two"),
+            verdict("Ingress", "b", Severity::Warning, "three"),
+            verdict("Service", "c", Severity::Error, "four"),
+        ]);
+        assert_eq!(report.rejected().into_iter().collect::<Vec<_>>(), [("Ingress", 1), ("Service", 1)]);
+        report.judge(Vec::new());
+        assert!(report.rejected().is_empty() && report.verdicts().is_empty());
+    }
+}

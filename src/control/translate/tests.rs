@@ -1,0 +1,329 @@
+//! What a translator remembers must not show.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+use super::*;
+use crate::model::{EndpointSource, Severity};
+
+fn object<T: DeserializeOwned>(value: Value) -> Arc<T> {
+    Arc::new(serde_json::from_value(value).unwrap())
+}
+
+fn meta(name: &str, annotations: &Value) -> Value {
+    json!({ "name": name, "namespace": "shop", "annotations": annotations })
+}
+
+fn service(name: &str, annotations: &Value) -> Object {
+    Object::Service(object(json!({
+        "metadata": meta(name, annotations), "spec": { "ports": [{ "name": "http", "port": 80 }] },
+    })))
+}
+
+fn slice(name: &str, of: &str, addresses: &[String]) -> Object {
+    let endpoints: Vec<_> = addresses.iter().map(|address| json!({ "addresses": [address] })).collect();
+    Object::EndpointSlice(object(json!({
+        "metadata": { "name": name, "namespace": "shop", "labels": { "kubernetes.io/service-name": of } },
+        "addressType": "IPv4", "ports": [{ "name": "http", "port": 8080 }], "endpoints": endpoints,
+    })))
+}
+
+fn ingress(name: &str, host: &str, path: &str, service: &str, secret: Option<&str>, created: u32) -> Object {
+    let tls = secret.map(|secret| json!([{ "hosts": [host], "secretName": secret }]));
+    let backend = json!({ "service": { "name": service, "port": { "number": 80 } } });
+    Object::Ingress(object(json!({
+        "metadata": { "name": name, "namespace": "shop", "creationTimestamp": format!("2026-01-0{created}T00:00:00Z") },
+        "spec": {
+            "tls": tls,
+            "rules": [{ "host": host, "http": { "paths": [{ "path": path, "pathType": "Prefix", "backend": backend }] } }],
+        },
+    })))
+}
+
+fn http_route(name: &str, gateway: &str, host: &str, backends: &[(&str, &str)], created: u32) -> Object {
+    let backends: Vec<_> =
+        backends.iter().map(|(namespace, name)| json!({ "namespace": namespace, "name": name, "port": 80 })).collect();
+    Object::HTTPRoute(object(json!({
+        "metadata": { "name": name, "namespace": "shop", "creationTimestamp": format!("2026-01-0{created}T00:00:00Z") },
+        "spec": {
+            "parentRefs": [{ "name": gateway }], "hostnames": [host],
+            "rules": [{ "matches": [{ "path": { "value": "/r" } }], "backendRefs": backends }],
+        },
+    })))
+}
+
+fn gateway(name: &str, listeners: &Value, created: u32) -> Object {
+    Object::Gateway(object(json!({
+        "metadata": { "name": name, "namespace": "shop", "creationTimestamp": format!("2026-01-0{created}T00:00:00Z") },
+        "spec": { "gatewayClassName": "weir", "listeners": listeners },
+    })))
+}
+
+fn secret(name: &str, certificate: &str, key: &str) -> Object {
+    Object::Secret(object(json!({
+        "metadata": { "name": name, "namespace": "shop" }, "stringData": { "tls.crt": certificate, "tls.key": key },
+    })))
+}
+
+fn name(name: &str) -> ObjectName {
+    ObjectName::new("shop", name)
+}
+
+/// Two certificates with their keys.
+fn pems() -> [(String, String); 2] {
+    ["a.test", "b.test"].map(|host| {
+        let made = rcgen::generate_simple_self_signed(vec![host.to_owned()]).unwrap();
+        (made.cert.pem(), made.signing_key.serialize_pem())
+    })
+}
+
+fn either<'a>(random: &mut fastrand::Rng, one: &'a str, other: &'a str) -> &'a str {
+    if random.bool() { one } else { other }
+}
+
+/// One random change to a small world where everything refers to everything.
+fn change(random: &mut fastrand::Rng, pems: &[(String, String)]) -> Change {
+    let mut pick = |from: &[&'static str]| from[random.usize(..from.len())];
+    let a = pick(&["a", "b", "c"]);
+    let b = pick(&["a", "b", "c", "d"]);
+    let host = pick(&["a.test", "b.test", "*.b.test"]);
+    let age = random.u32(1..4);
+    let reference = |kind: &'static str, namespace: &str, name: &str| {
+        Change::Remove(ObjectRef::new(kind, ObjectName::new(namespace, name)))
+    };
+    let remove = random.u32(..4) == 0;
+    match (random.u32(..10), remove) {
+        (0, true) => reference("Service", "shop", a),
+        (0, false) => Change::Put(service(
+            a,
+            &match random.u32(..6) {
+                0 => json!({}),
+                1 => json!({ "weir.dev/endpoints": format!("127.0.0.1:{}", random.u32(1..4)) }),
+                2 => json!({ "weir.dev/balance": "round-robin", "weir.dev/unknown": "" }),
+                3 => json!({ "weir.dev/upstream-tls-ca": "roots" }),
+                4 if a == "a" => json!({ "weir.dev/colors": "blue=b,green=c", "weir.dev/active": "green" }),
+                _ => json!({ "weir.dev/max-pending": "many" }),
+            },
+        )),
+        (1, true) => reference("EndpointSlice", "shop", b),
+        (1, false) => {
+            let addresses: Vec<_> = (0..random.u32(..3)).map(|host| format!("10.0.0.{}", host + 1)).collect();
+            Change::Put(slice(b, a, &addresses))
+        }
+        (2, true) => reference("Ingress", "shop", a),
+        (2, false) => {
+            let secret = [None, Some("a"), Some("b")][random.usize(..3)];
+            Change::Put(ingress(a, host, ["/", "/r"][random.usize(..2)], b, secret, age))
+        }
+        (3 | 4, true) => reference("HTTPRoute", "shop", a),
+        (3 | 4, false) => {
+            let namespace = ["shop", "far"][random.usize(..2)];
+            Change::Put(http_route(a, ["e", "f"][random.usize(..2)], host, &[("shop", b), (namespace, "a")], age))
+        }
+        (5, true) => reference("Gateway", "shop", "e"),
+        (5, false) => {
+            let protocol = ["HTTP", "HTTPS"][random.usize(..2)];
+            let tls = (protocol == "HTTPS").then(|| json!({ "certificateRefs": [{ "name": a }] }));
+            let listener = json!({ "name": "x", "port": 9000, "protocol": protocol, "tls": tls, "hostname": host });
+            let listeners = json!([{ "name": "web", "port": 80, "protocol": "HTTP" }, listener]);
+            Change::Put(gateway(["e", "f"][random.usize(..2)], &listeners, age))
+        }
+        (6, true) => reference("GatewayClass", "", "weir"),
+        (6, false) => Change::Put(Object::GatewayClass(object(json!({
+            "metadata": { "name": "weir" },
+            "spec": { "controllerName": either(random, "weir.dev/gateway-controller", "other") },
+        })))),
+        (7, true) => reference("IngressClass", "", "other"),
+        (7, false) => Change::Put(Object::IngressClass(object(json!({
+            "metadata": { "name": "other", "annotations": { "ingressclass.kubernetes.io/is-default-class": "true" } },
+            "spec": { "controller": either(random, "weir.dev/ingress-controller", "other") },
+        })))),
+        (8, true) => reference("Secret", "shop", a),
+        // A Secret that was good never goes bad here: what stays in use then is another promise.
+        (8, false) if a == "c" => Change::Put(secret(a, "junk", "junk")),
+        (8, false) => {
+            let (certificate, key) = &pems[random.usize(..2)];
+            Change::Put(secret(a, certificate, key))
+        }
+        (_, true) => match random.u32(..3) {
+            0 => reference("ReferenceGrant", "far", "grant"),
+            1 => reference("Service", "far", "a"),
+            _ => reference("ConfigMap", "shop", "roots"),
+        },
+        (_, false) => Change::Put(match random.u32(..3) {
+            0 => Object::ReferenceGrant(object(json!({
+                "metadata": { "name": "grant", "namespace": "far" },
+                "spec": {
+                    "from": [{ "group": "gateway.networking.k8s.io", "kind": "HTTPRoute", "namespace": "shop" }],
+                    "to": [{ "group": "", "kind": "Service" }],
+                },
+            }))),
+            1 => Object::Service(object(json!({
+                "metadata": { "name": "a", "namespace": "far" }, "spec": { "ports": [{ "port": 80 }] },
+            }))),
+            _ => Object::ConfigMap(object(json!({
+                "metadata": { "name": "roots", "namespace": "shop" },
+                "data": { "ca.crt": either(random, &pems[0].0, "junk") },
+            }))),
+        }),
+    }
+}
+
+#[test]
+fn remembering_translator_says_the_same_as_a_fresh_one_after_any_changes() {
+    let pems = pems();
+    for seed in 0..40 {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let mut objects = Objects::default();
+        let mut old = Translator::new(Options::default());
+        for step in 0..60 {
+            for _ in 0..random.u32(1..4) {
+                objects.apply(change(&mut random, &pems));
+            }
+            let remembered = old.translate(&objects);
+            let fresh = Translator::new(Options::default()).translate(&objects);
+            let show = |translation: &Translation| format!("{translation:#?}");
+            assert_eq!(show(&remembered), show(&fresh), "seed {seed}, step {step}");
+        }
+    }
+}
+
+#[test]
+fn short_path_says_what_a_translation_would() {
+    let pems = pems();
+    for seed in 0..20 {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let mut objects = Objects::default();
+        let mut translator = Translator::new(Options::default());
+        for _ in 0..40 {
+            for _ in 0..4 {
+                objects.apply(change(&mut random, &pems));
+            }
+            translator.translate(&objects);
+            objects.apply(Change::Put(slice("d", "a", &["10.9.9.9".to_owned()])));
+            objects.apply(Change::Remove(ObjectRef::new("EndpointSlice", name("b"))));
+            let services = ["a", "b", "c", "d"].map(name).into_iter().collect::<BTreeSet<_>>();
+            let short = translator.endpoints(&objects, &services);
+            let model = translator.translate(&objects).model;
+            for (key, colors) in &short {
+                assert_eq!(*colors, model.backends[key].colors, "seed {seed}");
+            }
+            let of_shop = model.backends.keys().filter(|key| &*key.service.namespace == "shop").count();
+            assert_eq!(short.len(), of_shop);
+        }
+    }
+}
+
+#[test]
+fn unchanged_parts_keep_their_identity() {
+    let mut objects = Objects::default();
+    let mut translator = Translator::new(Options::default());
+    for put in [
+        service("a", &json!({ "weir.dev/endpoints": "127.0.0.1:1", "weir.dev/colors": "blue=b,green=c" })),
+        service("b", &json!({})),
+        ingress("one", "a.test", "/", "a", None, 1),
+        ingress("two", "b.test", "/", "b", None, 1),
+    ] {
+        objects.apply(Change::Put(put));
+    }
+    let first = translator.translate(&objects).model;
+    let active =
+        json!({ "weir.dev/endpoints": "127.0.0.1:1", "weir.dev/colors": "blue=b,green=c", "weir.dev/active": "green" });
+    objects.apply(Change::Put(service("a", &active)));
+    objects.apply(Change::Put(ingress("two", "b.test", "/", "b", None, 1)));
+    let second = translator.translate(&objects).model;
+    for (bind, entry) in &first.entries {
+        for (host, routes) in &entry.hosts {
+            assert!(Arc::ptr_eq(&routes[0], &second.entries[bind].hosts[host][0]));
+        }
+    }
+    for (key, backend) in &first.backends {
+        assert!(Arc::ptr_eq(backend, &second.backends[key]));
+    }
+    assert!(!Arc::ptr_eq(&first.switches[&name("a")], &second.switches[&name("a")]));
+}
+
+#[test]
+fn last_good_certificate_outlives_a_bad_secret_but_not_a_missing_one() {
+    let [(certificate, key), (_, other_key)] = pems();
+    let mut objects = Objects::default();
+    let mut translator = Translator::new(Options::default());
+    for put in
+        [service("a", &json!({})), ingress("i", "a.test", "/", "a", Some("tls"), 1), secret("tls", &certificate, &key)]
+    {
+        objects.apply(Change::Put(put));
+    }
+    let good = translator.translate(&objects).model.entries[&Bind::Https].certificates[0].certificate.clone();
+
+    objects.apply(Change::Put(secret("tls", &certificate, &other_key)));
+    let kept = translator.translate(&objects);
+    assert!(Arc::ptr_eq(&good, &kept.model.entries[&Bind::Https].certificates[0].certificate));
+    let told = kept.verdicts.iter().find(|verdict| verdict.reason == "InvalidCertificate").unwrap();
+    assert_eq!((told.object.kind, told.severity), ("Secret", Severity::Error));
+    assert!(told.problem.contains("last good"), "{told}");
+
+    objects.apply(Change::Remove(ObjectRef::new("Secret", name("tls"))));
+    let gone = translator.translate(&objects);
+    assert!(gone.model.entries[&Bind::Https].certificates.is_empty());
+    assert!(gone.verdicts.iter().any(|verdict| verdict.reason == "SecretNotFound"));
+}
+
+#[test]
+fn last_good_colors_outlive_bad_ones() {
+    let mut objects = Objects::default();
+    let mut translator = Translator::new(Options::default());
+    for put in [
+        service("a", &json!({ "weir.dev/colors": "blue=b,green=c" })),
+        service("b", &json!({ "weir.dev/endpoints": "127.0.0.1:1" })),
+        service("c", &json!({ "weir.dev/endpoints": "127.0.0.1:2" })),
+        ingress("i", "a.test", "/", "a", None, 1),
+    ] {
+        objects.apply(Change::Put(put));
+    }
+    let good = translator.translate(&objects).model;
+    objects.apply(Change::Put(service("a", &json!({ "weir.dev/colors": "blue=b,green=a" }))));
+    let bad = translator.translate(&objects);
+    assert_eq!(good.backends, bad.model.backends);
+    let switch = &bad.model.switches[&name("a")];
+    assert_eq!(switch.colors, good.switches[&name("a")].colors);
+    assert_eq!(switch.problem.as_ref().map(|(reason, _)| &**reason), Some("InvalidColors"));
+    objects.apply(Change::Put(service("a", &json!({}))));
+    let none = translator.translate(&objects).model;
+    assert!(none.switches.is_empty() && none.backends.values().all(|backend| backend.colors.len() == 1));
+}
+
+/// Ten thousand hosts, one change. The bound is far above what is needed, to hold on a busy machine; the figure of a
+/// release build is printed by `--nocapture`.
+#[test]
+fn one_change_among_ten_thousand_hosts_derives_one_host() {
+    let mut objects = Objects::default();
+    objects.apply(Change::Put(gateway("e", &json!([{ "name": "web", "port": 80, "protocol": "HTTP" }]), 1)));
+    for index in 0..10_000 {
+        let (service_name, host) = (format!("s{index}"), format!("h{index}.test"));
+        objects.apply(Change::Put(service(&service_name, &json!({}))));
+        objects.apply(Change::Put(slice(&service_name, &service_name, &["10.0.0.1".to_owned()])));
+        objects.apply(Change::Put(http_route(&service_name, "e", &host, &[("shop", &service_name)], 1)));
+    }
+    let mut translator = Translator::new(Options::default());
+    let first = translator.translate(&objects);
+    assert_eq!(first.model.entries[&Bind::Http].hosts.len(), 10_000);
+    assert!(first.verdicts.iter().all(|verdict| verdict.severity == Severity::Note));
+
+    objects.apply(Change::Put(http_route("s77", "e", "changed.test", &[("shop", "s77")], 1)));
+    let begin = std::time::Instant::now();
+    let second = translator.translate(&objects);
+    let route_change = begin.elapsed();
+    assert!(second.model.entries[&Bind::Http].hosts.contains_key(&HostPattern::Exact("changed.test".into())));
+
+    objects.apply(Change::Put(slice("s78", "s78", &["10.0.0.2".to_owned()])));
+    let begin = std::time::Instant::now();
+    let short = translator.endpoints(&objects, &BTreeSet::from([name("s78")]));
+    let endpoint_change = begin.elapsed();
+    assert_eq!(short.len(), 1);
+    assert!(matches!(&short[0].1[0].source, EndpointSource::Listed(listed) if listed.len() == 1));
+    println!("one route among 10,000: {route_change:?}; one EndpointSlice: {endpoint_change:?}");
+    assert!(route_change.as_millis() < 500 && endpoint_change.as_millis() < 100);
+}

@@ -1,0 +1,266 @@
+//! Sockets and new connections. Each worker has its own socket for every listener; the system spreads connections over
+//! them (`SO_REUSEPORT`).
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::future::poll_fn;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::Poll;
+use std::time::Duration;
+
+use socket2::{Domain, Protocol as SocketProtocol, Socket, Type};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
+
+use super::{Shared, Spec, proxy_protocol, serve_h1, serve_h2};
+use crate::proxy::request::{Context, Origin};
+use crate::proxy::wire::io::Io;
+use crate::proxy::wire::server::Connection;
+use crate::telemetry::gauges::ListenerCounters;
+
+/// Connections that the system may keep waiting for us; it lowers this to its own limit.
+const BACKLOG: i32 = 4096;
+
+/// Between two tries when the system has no more descriptors or memory.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// A listener cannot be opened.
+#[derive(Debug, thiserror::Error)]
+#[error("listener {name}: cannot listen at {address}: {source}; choose a free port, or stop what uses this one")]
+pub struct BindError {
+    /// Name of the listener.
+    pub name: Arc<str>,
+    /// Its address.
+    pub address: SocketAddr,
+    /// What the system says.
+    pub source: io::Error,
+}
+
+/// Opens a socket for one worker. Several workers open the same address.
+///
+/// # Errors
+/// [`BindError`].
+pub fn bind(spec: &Spec) -> Result<std::net::TcpListener, BindError> {
+    let open = || -> io::Result<std::net::TcpListener> {
+        let socket = Socket::new(Domain::for_address(spec.address), Type::STREAM, Some(SocketProtocol::TCP))?;
+        socket.set_reuse_address(true)?;
+        socket.set_reuse_port(true)?;
+        socket.set_nonblocking(true)?;
+        socket.bind(&spec.address.into())?;
+        socket.listen(BACKLOG)?;
+        Ok(socket.into())
+    };
+    open().map_err(|source| BindError { name: spec.name.clone(), address: spec.address, source })
+}
+
+/// One worker's end of a listener.
+pub struct Listener {
+    context: Rc<Context>,
+    spec: Spec,
+    shared: Arc<Shared>,
+    counters: Arc<ListenerCounters>,
+    tls: Option<TlsAcceptor>,
+    per_address: RefCell<HashMap<IpAddr, u32>>,
+}
+
+impl Listener {
+    /// For a worker. `tls` is needed for [`crate::model::Protocol::Https`].
+    pub fn new(
+        context: &Rc<Context>,
+        spec: Spec,
+        shared: Arc<Shared>,
+        tls: Option<Arc<rustls::ServerConfig>>,
+    ) -> Rc<Self> {
+        Rc::new(Self {
+            counters: context.counters.listener(&spec.name),
+            context: context.clone(),
+            spec,
+            shared,
+            tls: tls.map(TlsAcceptor::from),
+            per_address: RefCell::default(),
+        })
+    }
+
+    /// Takes connections in until `stop` resolves, and then those that the system had already accepted for us.
+    pub async fn run(self: Rc<Self>, socket: std::net::TcpListener, stop: impl Future<Output = ()>) -> io::Result<()> {
+        let socket = TcpListener::from_std(socket)?;
+        let mut stop = std::pin::pin!(stop);
+        loop {
+            let limit = self.context.options.limits.connections;
+            if limit != 0 && self.shared.connections.load(Ordering::Relaxed) >= limit {
+                self.context.counters.paused_accepts.add(1);
+                tokio::select! {
+                    () = &mut stop => break,
+                    () = tokio::time::sleep(PAUSE) => continue,
+                }
+            }
+            tokio::select! {
+                biased;
+                () = &mut stop => break,
+                accepted = socket.accept() => match accepted {
+                    Ok((stream, peer)) => self.welcome(stream, peer),
+                    Err(error) if is_the_peers(&error) => {}
+                    Err(_) => {
+                        // Out of descriptors or memory: what is open goes on, and so do we when something is closed.
+                        self.context.counters.paused_accepts.add(1);
+                        tokio::time::sleep(PAUSE).await;
+                    }
+                },
+            }
+        }
+        // Closing the socket would reset connections that are complete but not taken in yet.
+        while let Some((stream, peer)) = poll_fn(|cx| match socket.poll_accept(cx) {
+            Poll::Ready(Ok(accepted)) => Poll::Ready(Some(accepted)),
+            _ => Poll::Ready(None),
+        })
+        .await
+        {
+            self.welcome(stream, peer);
+        }
+        Ok(())
+    }
+
+    fn welcome(self: &Rc<Self>, stream: TcpStream, peer: SocketAddr) {
+        let limit = self.context.options.limits.connections_per_address;
+        if limit != 0 {
+            let mut counts = self.per_address.borrow_mut();
+            let count = counts.entry(peer.ip()).or_insert(0);
+            if *count >= limit {
+                self.counters.refused.add(1);
+                return;
+            }
+            *count += 1;
+        }
+        self.counters.accepted.add(1);
+        self.counters.open.add(1);
+        self.shared.connections.fetch_add(1, Ordering::Relaxed);
+        let guard = Guard { listener: self.clone(), peer: peer.ip() };
+        tokio::task::spawn_local(async move {
+            let guard = guard;
+            guard.listener.clone().serve(stream, peer).await;
+        });
+    }
+
+    async fn serve(self: Rc<Self>, stream: TcpStream, peer: SocketAddr) {
+        // Best effort: without it small answers are late, not wrong.
+        let _ = stream.set_nodelay(true);
+        let Ok(local) = stream.local_addr() else { return };
+        let mut origin = Origin {
+            bind: self.spec.bind,
+            listener: self.spec.name.clone(),
+            peer: SocketAddr::new(peer.ip().to_canonical(), peer.port()),
+            local,
+            tls: false,
+            server_name: None,
+        };
+        let handshake = self.context.options.timeouts.handshake;
+        if self.spec.proxy_protocol {
+            match tokio::time::timeout(handshake, proxy_header(&stream)).await {
+                Ok(Some(Some((source, destination)))) => {
+                    origin.peer = SocketAddr::new(source.ip().to_canonical(), source.port());
+                    origin.local = destination;
+                }
+                Ok(Some(None)) => {}
+                _ => {
+                    self.counters.refused.add(1);
+                    return;
+                }
+            }
+        }
+        let Some(acceptor) = &self.tls else {
+            let connection = Rc::new(Connection::new(Io::Tcp(stream), Vec::new()));
+            if serve_h1::serve(&self.context, &self.counters, &origin, &connection).await == serve_h1::After::Http2
+                && let Ok(connection) = Rc::try_unwrap(connection)
+            {
+                let (io, input) = connection.into_parts();
+                serve_h2::serve(&self.context, &self.counters, Rc::new(origin), io, input).await;
+            }
+            return;
+        };
+        let stream = match tokio::time::timeout(handshake, Box::pin(acceptor.accept(stream))).await {
+            Ok(Ok(stream)) => stream,
+            _ => {
+                self.counters.handshakes_failed.add(1);
+                return;
+            }
+        };
+        self.counters.handshakes_ok.add(1);
+        let session = stream.get_ref().1;
+        origin.tls = true;
+        origin.server_name = session.server_name().map(|name| name.to_ascii_lowercase().into());
+        let is_h2 = session.alpn_protocol() == Some(b"h2");
+        let io = Io::TlsServer(Box::new(stream));
+        if is_h2 {
+            serve_h2::serve(&self.context, &self.counters, Rc::new(origin), io, Vec::new()).await;
+        } else {
+            let connection = Rc::new(Connection::new(io, Vec::new()));
+            serve_h1::serve(&self.context, &self.counters, &origin, &connection).await;
+        }
+    }
+}
+
+/// Counts a connection as open until it is dropped, also by a panic.
+struct Guard {
+    listener: Rc<Listener>,
+    peer: IpAddr,
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.listener.context.counters.panics.add(1);
+        }
+        self.listener.counters.open.sub(1);
+        self.listener.shared.connections.fetch_sub(1, Ordering::Relaxed);
+        if self.listener.context.options.limits.connections_per_address != 0 {
+            let mut counts = self.listener.per_address.borrow_mut();
+            if let Some(count) = counts.get_mut(&self.peer) {
+                *count -= 1;
+                if *count == 0 {
+                    counts.remove(&self.peer);
+                }
+            }
+        }
+    }
+}
+
+/// Errors of one connection that was gone before it was taken in.
+fn is_the_peers(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::Interrupted
+            | io::ErrorKind::WouldBlock
+    )
+}
+
+/// Reads the PROXY header, and nothing behind it. None: it is not one.
+async fn proxy_header(stream: &TcpStream) -> Option<Option<(SocketAddr, SocketAddr)>> {
+    let mut buffer = [0; proxy_protocol::MAX];
+    loop {
+        let peeked = stream.peek(&mut buffer).await.ok()?;
+        match proxy_protocol::parse(&buffer[..peeked]).ok()? {
+            proxy_protocol::Header::Complete(length, addresses) => {
+                let mut left = length;
+                while left > 0 {
+                    stream.readable().await.ok()?;
+                    match stream.try_read(&mut buffer[..left]) {
+                        Ok(0) => return None,
+                        Ok(read) => left -= read,
+                        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                        Err(_) => return None,
+                    }
+                }
+                return Some(addresses);
+            }
+            proxy_protocol::Header::Partial if peeked == 0 => return None,
+            // The rest has not arrived; peeking again at once would find the same.
+            proxy_protocol::Header::Partial => tokio::time::sleep(Duration::from_millis(5)).await,
+        }
+    }
+}

@@ -1,0 +1,39 @@
+//! Connections: where they arrive, what they are, and who serves them.
+//!
+//! `accept` takes them in, `tls` and `proxy_protocol` find out what they are, `serve_h1` and `serve_h2` bring their
+//! requests to the path of a request.
+
+mod accept;
+mod proxy_protocol;
+mod serve_h1;
+mod serve_h2;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use crate::model::{Bind, Protocol};
+
+pub use accept::{BindError, Listener, bind};
+
+/// What to listen at.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Spec {
+    /// Which table of the snapshot is served.
+    pub bind: Bind,
+    /// Name for logs and metrics.
+    pub name: Arc<str>,
+    /// Address; port 0 lets the system choose.
+    pub address: SocketAddr,
+    /// What is spoken.
+    pub protocol: Protocol,
+    /// Whether every connection begins with a PROXY header.
+    pub proxy_protocol: bool,
+}
+
+/// What all workers' sockets of one listener share.
+#[derive(Debug, Default)]
+pub struct Shared {
+    /// Open connections.
+    pub connections: AtomicU64,
+}

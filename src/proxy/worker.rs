@@ -1,0 +1,261 @@
+//! One thread per core: its runtime, its sockets, its connections, its statistics.
+//!
+//! A request is accepted, sent and answered on one worker. The thread ends when the process drains and its last
+//! connection has ended, or when time is up.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+use tokio::runtime::LocalOptions;
+use tokio::sync::oneshot;
+
+use super::listener::{BindError, Listener, Shared, Spec, bind};
+use super::request::{Context, Warmed};
+use super::snapshot::Published;
+use crate::drain::{DrainWatch, Phase};
+use crate::model::{Bind, Protocol};
+use crate::proxy::backend::Backend;
+use crate::telemetry::clock;
+
+/// How often statistics are published.
+const PUBLISH: Duration = Duration::from_millis(100);
+
+/// Sockets of the whole process: what is open, and where. Shared by all workers; touched only when sockets change.
+#[derive(Debug, Default)]
+pub struct Sockets {
+    open: Mutex<BTreeMap<Arc<str>, Open>>,
+}
+
+#[derive(Debug)]
+struct Open {
+    address: SocketAddr,
+    shared: Arc<Shared>,
+    tls: Option<Arc<rustls::ServerConfig>>,
+    spec: Spec,
+}
+
+impl Sockets {
+    /// Opens one worker's socket of a listener. The first worker's port 0 becomes everyone's port.
+    fn open(&self, spec: &Spec, published: &Arc<Published>) -> Result<(std::net::TcpListener, Place), BindError> {
+        let mut open = self.open.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let known = open.get(&spec.name).filter(|known| known.spec == *spec);
+        let mut wanted = spec.clone();
+        if let Some(known) = known {
+            wanted.address = known.address;
+        }
+        let socket = bind(&wanted)?;
+        if known.is_none() {
+            let failed = |source| BindError { name: spec.name.clone(), address: spec.address, source };
+            let address = socket.local_addr().map_err(failed)?;
+            let tls = match spec.protocol {
+                Protocol::Http => None,
+                Protocol::Https => {
+                    let current = Current { published: published.clone(), bind: spec.bind };
+                    Some(
+                        crate::tls::server_config(Arc::new(current))
+                            .map_err(|error| failed(std::io::Error::other(error)))?,
+                    )
+                }
+            };
+            tracing::info!(listener = %spec.name, %address, protocol = ?spec.protocol, "listening");
+            open.insert(spec.name.clone(), Open { address, shared: Arc::default(), tls, spec: spec.clone() });
+        }
+        let place = open.get(&spec.name).map(|known| Place { shared: known.shared.clone(), tls: known.tls.clone() });
+        Ok((socket, place.unwrap_or_default()))
+    }
+
+    fn close(&self, name: &str) {
+        let mut open = self.open.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if open.remove(name).is_some() {
+            tracing::info!(listener = name, "no longer listening");
+        }
+    }
+
+    /// The sockets that are open, by name of the listener.
+    pub fn addresses(&self) -> BTreeMap<Arc<str>, SocketAddr> {
+        let open = self.open.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        open.iter().map(|(name, known)| (name.clone(), known.address)).collect()
+    }
+}
+
+/// Asks the snapshot of the moment for a certificate, so that a rotated one serves the next handshake.
+struct Current {
+    published: Arc<Published>,
+    bind: Bind,
+}
+
+impl ResolvesServerCert for Current {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        self.published.load().entries.get(&self.bind)?.resolver.resolve(hello)
+    }
+}
+
+impl std::fmt::Debug for Current {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Current").field("bind", &self.bind).finish_non_exhaustive()
+    }
+}
+
+#[derive(Default)]
+struct Place {
+    shared: Arc<Shared>,
+    tls: Option<Arc<rustls::ServerConfig>>,
+}
+
+/// What a worker is made of, made on the thread that starts it.
+pub struct Plan {
+    /// Number of the worker, from 0.
+    pub index: usize,
+    /// Listeners of the settings; those of Gateways come and go with the snapshot.
+    pub listeners: Vec<Spec>,
+    /// All sockets.
+    pub sockets: Arc<Sockets>,
+    /// When to end.
+    pub drain: DrainWatch,
+    /// Live backends, for connections that a cutover wants opened beforehand.
+    pub backends: Arc<arc_swap::ArcSwap<Vec<Arc<Backend>>>>,
+}
+
+/// Runs a worker on this thread until the process drains. `make` makes its context on this thread; `bound` is told when
+/// the sockets of the settings are open, or why not.
+///
+/// # Errors
+/// What the system says when there can be no runtime.
+pub fn run(
+    plan: Plan,
+    make: impl FnOnce() -> Rc<Context>,
+    bound: oneshot::Sender<Result<(), BindError>>,
+) -> std::io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build_local(LocalOptions::default())?;
+    let context = make();
+    runtime.block_on(work(plan, context, bound));
+    Ok(())
+}
+
+async fn work(plan: Plan, context: Rc<Context>, bound: oneshot::Sender<Result<(), BindError>>) {
+    let timers = context.timers.clone();
+    tokio::task::spawn_local(async move { timers.run(clock::now).await });
+    tokio::task::spawn_local(keep_house(context.clone(), plan.backends.clone(), plan.index));
+    let mut desk = Desk { context: context.clone(), sockets: plan.sockets.clone(), running: BTreeMap::new() };
+    for spec in &plan.listeners {
+        if let Err(error) = desk.open(spec) {
+            let _ = bound.send(Err(error));
+            return;
+        }
+    }
+    let _ = bound.send(Ok(()));
+    let mut drain = plan.drain.clone();
+    let mut changed = context.published.subscribe();
+    loop {
+        desk.follow(&plan.listeners);
+        tokio::select! {
+            () = drain.reached(Phase::Draining) => break,
+            result = changed.changed() => if result.is_err() { break },
+        }
+    }
+    desk.close_all();
+    context.draining.set(true);
+    context.timers.wake_all();
+    let ended = async {
+        while context.counters.open_connections() > 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::select! {
+        () = ended => {}
+        () = drain.reached(Phase::Ending) => {}
+    }
+    context.stats.borrow_mut().publish(clock::now());
+    context.log.borrow_mut().flush();
+}
+
+/// This worker's open sockets.
+struct Desk {
+    context: Rc<Context>,
+    sockets: Arc<Sockets>,
+    running: BTreeMap<Arc<str>, (Spec, oneshot::Sender<()>)>,
+}
+
+impl Desk {
+    fn open(&mut self, spec: &Spec) -> Result<(), BindError> {
+        let (socket, place) = self.sockets.open(spec, &self.context.published)?;
+        let listener = Listener::new(&self.context, spec.clone(), place.shared, place.tls);
+        let (stop, stopped) = oneshot::channel::<()>();
+        let name = spec.name.clone();
+        tokio::task::spawn_local(async move {
+            let stopped = async { _ = stopped.await };
+            if let Err(error) = listener.run(socket, stopped).await {
+                tracing::error!(listener = %name, %error, "listener failed");
+            }
+        });
+        self.running.insert(spec.name.clone(), (spec.clone(), stop));
+        Ok(())
+    }
+
+    /// Opens and closes the sockets that Gateways ask for. Connections that are open stay, whatever happens to the
+    /// socket they came through.
+    fn follow(&mut self, configured: &[Spec]) {
+        let snapshot = self.context.published.load_full();
+        let host = configured.first().map_or([0, 0, 0, 0].into(), |spec| spec.address.ip());
+        let mut wanted: BTreeMap<Arc<str>, Spec> =
+            configured.iter().map(|spec| (spec.name.clone(), spec.clone())).collect();
+        for (bind, table) in &snapshot.entries {
+            let address = match bind {
+                Bind::Http | Bind::Https => continue,
+                Bind::Port(port) => SocketAddr::new(host, *port),
+                Bind::Address(address) => *address,
+            };
+            let name: Arc<str> = bind.to_string().into();
+            let spec =
+                Spec { bind: *bind, name: name.clone(), address, protocol: table.protocol, proxy_protocol: false };
+            wanted.insert(name, spec);
+        }
+        let gone: Vec<Arc<str>> = self
+            .running
+            .iter()
+            .filter(|(name, (spec, _))| wanted.get(*name) != Some(spec))
+            .map(|(name, _)| name.clone())
+            .collect();
+        for name in gone {
+            self.running.remove(&name);
+            self.sockets.close(&name);
+        }
+        for (name, spec) in wanted {
+            if !self.running.contains_key(&name)
+                && let Err(error) = self.open(&spec)
+            {
+                // Tried again with the next change of the snapshot.
+                tracing::error!(%error, "listener not opened");
+            }
+        }
+    }
+
+    fn close_all(&mut self) {
+        // Dropping the sender stops the listener.
+        self.running.clear();
+    }
+}
+
+/// Publishes statistics, closes idle upstream connections, opens those that a cutover asks for.
+async fn keep_house(context: Rc<Context>, backends: Arc<arc_swap::ArcSwap<Vec<Arc<Backend>>>>, index: usize) {
+    let mut warmed = Warmed::default();
+    let mut tick = tokio::time::interval(PUBLISH);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut rounds = index as u64;
+    loop {
+        tick.tick().await;
+        context.stats.borrow_mut().publish(clock::now());
+        context.log.borrow_mut().flush();
+        context.counters.upstream_idle.set(context.pools.borrow().len() as u64);
+        rounds += 1;
+        if rounds.is_multiple_of(10) {
+            context.sweep();
+        }
+        warmed.follow(&context, &backends.load());
+    }
+}

@@ -12,3 +12,5 @@ pub mod redirect;
 pub mod retry;
 pub mod rewrite;
 pub mod timeout;
+
+pub mod preview;

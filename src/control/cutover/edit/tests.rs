@@ -134,6 +134,11 @@ const LAYOUTS: &[(&str, &str, &str)] = &[
         "green",
     ),
     (
+        "folded block of one line",
+        "kind: Service\nmetadata:\n  namespace: shop\n  name: checkout\n  annotations:\n    weir.dev/active: >-\n      «blue»\n",
+        "green",
+    ),
+    (
         "byte order mark",
         "\u{feff}kind: Service\nmetadata:\n  namespace: shop\n  name: checkout\n  annotations:\n    weir.dev/active: «blue»\n",
         "green",
@@ -178,7 +183,6 @@ fn what_cannot_be_changed_in_place_is_said_and_left_alone() {
     };
     for (annotations, said) in [
         ("    weir.dev/active: |\n      blue\n", "cannot be changed in place"),
-        ("    weir.dev/active: >-\n      blue\n", "cannot be changed in place"),
         ("    weir.dev/active: &color blue\n    x: *color\n", "cannot be changed in place"),
         ("    x: &color blue\n    weir.dev/active: *color\n", "cannot be changed in place"),
         ("    x: y\n", "add one, for example weir.dev/colors: blue=web-v1,green=web-v2"),

@@ -2,7 +2,9 @@
 //! where, and what would be right.
 
 use crate::harness::backend::Backend;
-use crate::harness::manifests::{apex, classes, gateway, http_route, ingress, plain_service, service, service_with};
+use crate::harness::manifests::{
+    apex, classes, gateway, http_route, ingress, ingress_with, plain_service, service, service_with,
+};
 use crate::harness::scene::{self, HOST};
 use crate::harness::turn;
 use crate::harness::weir::{Weir, run};
@@ -23,7 +25,11 @@ const SETTINGS: &[(&str, &str, &[&str])] = &[
     ("a duration without a unit", "shutdown: {grace: 5}\n", &["grace"]),
     ("a duration of nothing known", "shutdown: {grace: soon}\n", &["grace", "soon"]),
     ("a negative duration", "shutdown: {timeout: -5s}\n", &["timeout"]),
-    ("an address without a port", "admin: 127.0.0.1\n", &["admin"]),
+    ("an address without a port", "admin: {address: 127.0.0.1}\n", &["admin.address", "127.0.0.1"]),
+    ("a value where a map belongs", "admin: 127.0.0.1:9900\n", &["admin"]),
+    ("a limit beyond its range", "limits: {header_count: 1000000}\n", &["limits.header_count", "1000000"]),
+    ("a choice that is none", "access_log: {mode: everything}\n", &["access_log.mode", "everything", "sampled"]),
+    ("a share beyond one", "access_log: {sample: 1.5}\n", &["access_log.sample", "1.5"]),
     (
         "an address that is none",
         "listeners:\n- {name: http, address: \"nowhere:http\", protocol: http}\n",
@@ -115,6 +121,10 @@ async fn bad_arguments_and_a_port_that_is_taken_are_told_with_their_codes() {
 /// Bad manifests: what they are, the file, and words that `weir check` must say.
 fn manifests(backend: &Backend) -> Vec<(&'static str, String, Vec<&'static str>)> {
     let address = [backend.address()];
+    // Some things are judged only when something uses them.
+    let used = |yaml: String| yaml + "---\n" + &ingress("user", "user.example", "/", "bad");
+    let secret =
+        |yaml: String| yaml + "---\n" + &ingress_with("user", "user.example", &[("/", "Prefix", "shop")], "bad", &[]);
     let annotated = |key: &str, value: &str| service_with("bad", &address, &[(key, value)], "");
     let meta =
         |kind: &str, api: &str, spec: &str| format!("apiVersion: {api}\nkind: {kind}\nmetadata:\n  name: bad\n{spec}");
@@ -131,8 +141,12 @@ fn manifests(backend: &Backend) -> Vec<(&'static str, String, Vec<&'static str>)
             vec!["name"],
         ),
         ("a port that is a text", meta("Service", "v1", "spec:\n  ports:\n  - port: http\n"), vec!["bad.yaml", "port"]),
-        ("a port out of range", meta("Service", "v1", "spec:\n  ports:\n  - port: 70000\n"), vec!["bad"]),
-        ("an unknown field", meta("Service", "v1", "spec:\n  prots:\n  - port: 80\n"), vec!["bad", "prots"]),
+        ("a port out of range", used(meta("Service", "v1", "spec:\n  ports:\n  - port: 70000\n")), vec!["bad"]),
+        (
+            "a field that is misspelt",
+            used(meta("Service", "v1", "spec:\n  prots:\n  - port: 80\n")),
+            vec!["bad", "port"],
+        ),
         ("a path that is relative", rule("relative", "Prefix"), vec!["Ingress", "bad", "path"]),
         ("a path type that is unknown", rule("/", "Fuzzy"), vec!["bad", "Fuzzy"]),
         ("a host with a blank", ingress("bad", "not a host", "/", "shop"), vec!["Ingress", "bad", "host"]),
@@ -160,7 +174,7 @@ fn manifests(backend: &Backend) -> Vec<(&'static str, String, Vec<&'static str>)
         ),
         (
             "a Secret that does not exist",
-            crate::harness::manifests::ingress_with("bad", "bad.example", &[("/", "Prefix", "shop")], "missing", &[]),
+            ingress_with("bad", "bad.example", &[("/", "Prefix", "shop")], "missing", &[]),
             vec!["bad", "missing"],
         ),
         (
@@ -170,28 +184,24 @@ fn manifests(backend: &Backend) -> Vec<(&'static str, String, Vec<&'static str>)
         ),
         (
             "a Secret that is no certificate",
-            meta("Secret", "v1", "type: kubernetes.io/tls\ndata: {tls.crt: aGVsbG8=, tls.key: aGVsbG8=}\n"),
-            vec!["Secret", "bad"],
+            secret(meta("Secret", "v1", "type: kubernetes.io/tls\ndata: {tls.crt: aGVsbG8=, tls.key: aGVsbG8=}\n")),
+            vec!["bad", "tls.crt"],
         ),
         (
             "a Secret that is no base64",
-            meta("Secret", "v1", "type: kubernetes.io/tls\ndata: {tls.crt: \"***\", tls.key: \"***\"}\n"),
+            secret(meta("Secret", "v1", "type: kubernetes.io/tls\ndata: {tls.crt: \"***\", tls.key: \"***\"}\n")),
             vec!["bad"],
         ),
         (
             "a Secret without a key",
-            meta("Secret", "v1", "type: kubernetes.io/tls\ndata: {tls.crt: aGVsbG8=}\n"),
-            vec!["Secret", "bad", "tls.key"],
-        ),
-        (
-            "an EndpointSlice without a Service",
-            meta("EndpointSlice", "discovery.k8s.io/v1", "addressType: IPv4\nendpoints: []\n"),
-            vec!["EndpointSlice", "bad", "kubernetes.io/service-name"],
+            secret(meta("Secret", "v1", "type: kubernetes.io/tls\ndata: {tls.crt: aGVsbG8=}\n")),
+            vec!["bad", "tls.key"],
         ),
         (
             "an EndpointSlice with a bad address",
             plain_service("slow", "")
-                + "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata:\n  name: bad\n  labels: {kubernetes.io/service-name: slow}\naddressType: IPv4\nports:\n- port: 80\nendpoints:\n- addresses: [\"10.0.0.300\"]\n",
+                + &ingress("user", "user.example", "/", "slow")
+                + "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata:\n  name: bad\n  labels: {kubernetes.io/service-name: slow}\naddressType: IPv4\nports:\n- {name: http, port: 80}\nendpoints:\n- addresses: [\"10.0.0.300\"]\n",
             vec!["EndpointSlice", "bad", "10.0.0.300"],
         ),
         (
@@ -251,12 +261,12 @@ fn manifests(backend: &Backend) -> Vec<(&'static str, String, Vec<&'static str>)
         ),
         (
             "endpoints without a port",
-            annotated("weir.dev/endpoints", "10.0.0.1"),
+            used(apex("bad", &[("weir.dev/endpoints", "10.0.0.1")], "")),
             vec!["Service", "bad", "weir.dev/endpoints", "10.0.0.1"],
         ),
         (
             "endpoints by name",
-            annotated("weir.dev/endpoints", "localhost:80"),
+            used(apex("bad", &[("weir.dev/endpoints", "localhost:80")], "")),
             vec!["Service", "bad", "weir.dev/endpoints"],
         ),
         (
@@ -302,12 +312,12 @@ fn manifests(backend: &Backend) -> Vec<(&'static str, String, Vec<&'static str>)
         ("a hold that is none", annotated("weir.dev/empty-hold", "5"), vec!["bad", "weir.dev/empty-hold"]),
         (
             "roots that do not exist",
-            service_with("bad", &address, &[("weir.dev/upstream-tls-ca", "missing")], "https"),
+            used(service_with("bad", &address, &[("weir.dev/upstream-tls-ca", "missing")], "https")),
             vec!["bad", "missing"],
         ),
         (
             "an application protocol that is unknown",
-            service_with("bad", &address, &[], "gopher"),
+            used(service_with("bad", &address, &[], "gopher")),
             vec!["Service", "bad", "gopher"],
         ),
         ("one color", apex("bad", &[("weir.dev/colors", "blue=shop")], ""), vec!["Service", "bad", "weir.dev/colors"]),
@@ -362,23 +372,17 @@ fn manifests(backend: &Backend) -> Vec<(&'static str, String, Vec<&'static str>)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn bad_manifests_and_annotations_are_told_and_the_rest_keeps_serving() {
+async fn bad_manifests_and_annotations_are_told_by_check() {
     let _turn = turn::beside_others().await;
-    let (weir, backend) = scene::one_backend().await;
-    let folder = weir.folder();
+    let backend = Backend::start("blue").await;
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("main.yaml"), scene::shop(&backend)).unwrap();
     let mut wrong = Vec::new();
     let cases = manifests(&backend);
     assert!(cases.len() >= 40, "{} cases", cases.len());
-    for (number, (what, yaml, words)) in cases.iter().enumerate() {
-        weir.apply("bad.yaml", yaml);
-        let marker = format!("m{number}.example");
-        weir.apply("marker.yaml", &ingress("marker", &marker, "/", "shop"));
-        weir.until_served(&marker, "/", |answer| answer.status == 200).await;
-        let status = weir.get(HOST, "/").await.status;
-        if status != 200 {
-            wrong.push(format!("{what}: {HOST} answers {status}"));
-        }
-        let checked = run(&["check", folder.to_str().unwrap()]).await;
+    for (what, yaml, words) in &cases {
+        std::fs::write(folder.path().join("bad.yaml"), yaml).unwrap();
+        let checked = run(&["check", folder.path().to_str().unwrap()]).await;
         let text = checked.text();
         let missing: Vec<_> = words.iter().filter(|word| !text.contains(**word)).collect();
         if !matches!(checked.code, Some(1 | 3)) {
@@ -391,6 +395,21 @@ async fn bad_manifests_and_annotations_are_told_and_the_rest_keeps_serving() {
     }
     println!("{} bad manifests told", cases.len());
     assert!(wrong.is_empty(), "{} of {}:\n  {}", wrong.len(), cases.len(), wrong.join("\n  "));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn beside_bad_manifests_and_annotations_the_rest_keeps_serving_and_changing() {
+    let _turn = turn::beside_others().await;
+    let (weir, backend) = scene::one_backend().await;
+    for (number, (what, yaml, _)) in manifests(&backend).iter().enumerate() {
+        weir.apply("bad.yaml", yaml);
+        let marker = format!("m{number}.example");
+        weir.apply("marker.yaml", &ingress("marker", &marker, "/", "shop"));
+        weir.until_served(&marker, "/", |answer| answer.status == 200).await;
+        assert_eq!(weir.get(HOST, "/").await.status, 200, "{what}");
+    }
+    assert_eq!(weir.admin_get("/readyz").await.unwrap().status, 200);
+    assert_eq!(weir.metrics().await.sum("weir_worker_panics_total", &[]), 0.0);
     assert!(!weir.log().iter().any(|line| line.contains("panicked")));
 }
 

@@ -91,8 +91,7 @@ async fn an_idle_connection_is_closed_after_its_time() {
 async fn a_body_over_the_limit_is_refused() {
     let _turn = turn::beside_others().await;
     let backend = Backend::start("blue").await;
-    let weir =
-        Weir::builder().file("main.yaml", &shop(&backend)).settings("limits: {request_body: 1000}\n").start().await;
+    let weir = Weir::builder().file("main.yaml", &shop(&backend)).settings("limits: {body: 1000}\n").start().await;
     let declared = format!(
         "POST /sink HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: 1001\r\nConnection: close\r\n\r\n{}",
         "x".repeat(1001)

@@ -1,6 +1,7 @@
 //! Weir: an edge load balancer and ingress proxy.
 
 pub mod admin;
+pub mod app;
 pub mod cli;
 pub mod config;
 pub mod control;

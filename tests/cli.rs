@@ -105,7 +105,7 @@ fn a_wrong_command_line_ends_with_2_and_names_the_argument() {
         (&["run", "--htpp", ":80"], "--http"),
         (&["run", "--workers", "0"], "--workers"),
         (&["run", "--workers", "many"], "--workers"),
-        (&["run", "--http", "localhost"], "IP:PORT"),
+        (&["run", "--http", "localhost"], "--http"),
         (&["run", "--http", "127.0.0.1:99999"], "--http"),
         (&["run", "surplus"], "surplus"),
         (&["demo", "--http", "nowhere:80"], "--http"),

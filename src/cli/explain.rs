@@ -138,7 +138,13 @@ fn text(value: &Value) -> String {
         for route in host["routes"].as_array().into_iter().flatten() {
             line(
                 "",
-                format!("{}, rule {}: {}", object(&route["source"]), cell(&route["rule"]), result(&route["result"])),
+                format!(
+                    "{}, rule {}, match {}: {}",
+                    object(&route["source"]),
+                    cell(&route["rule"]),
+                    cell(&route["index"]),
+                    result(&route["result"])
+                ),
             );
         }
     }

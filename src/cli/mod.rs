@@ -26,7 +26,7 @@ use clap::{Parser, Subcommand};
 pub use client::AdminError;
 pub use demo::{DemoError, FolderError};
 pub use exit::{CliError, Exit};
-pub use serve::{Event, ServeError, Source};
+pub use serve::ServeError;
 
 /// Where a running Weir's admin API is, unless told otherwise.
 const ADMIN: &str = "127.0.0.1:9900";

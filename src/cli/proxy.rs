@@ -37,7 +37,7 @@ pub(super) struct Proxy {
 
 pub(super) fn proxy(arguments: &Proxy) -> Result<Exit, CliError> {
     let upstream = Upstream::parse(&arguments.to)?;
-    let (settings, _) = settings::load(
+    let (settings, origins) = settings::load(
         None,
         &Flags {
             http: Some(arguments.from.to_string()),
@@ -49,7 +49,7 @@ pub(super) fn proxy(arguments: &Proxy) -> Result<Exit, CliError> {
         },
     )?;
     let to = arguments.to.join(", ");
-    serve::serve(settings, Source::Embedded(upstream.objects()), |event| match event {
+    serve::serve(settings, &origins, Source::Embedded(upstream.objects()), |event| match event {
         Event::Listening { listener, address } if listener == "admin" => {
             output::print(&format!("metrics at http://{address}/metrics\n"));
         }

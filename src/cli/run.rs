@@ -20,7 +20,7 @@ pub(super) struct Run {
 }
 
 pub(super) fn run(arguments: &Run) -> Result<Exit, CliError> {
-    let (settings, _) = settings::load(arguments.config.as_deref(), &arguments.flags)?;
+    let (settings, origins) = settings::load(arguments.config.as_deref(), &arguments.flags)?;
     let Some(directory) = settings.provider.directory.clone() else {
         return Err(CliError::Argument {
             argument: "--manifests".to_owned(),
@@ -28,6 +28,6 @@ pub(super) fn run(arguments: &Run) -> Result<Exit, CliError> {
             fix: "give --manifests DIR, or set provider.directory; `weir demo` shows one".to_owned(),
         });
     };
-    serve::serve(settings, Source::Directory(directory), |_| {})?;
+    serve::serve(settings, &origins, Source::Directory(directory), |_| {})?;
     Ok(Exit::Ok)
 }

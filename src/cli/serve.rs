@@ -1,56 +1,38 @@
 //! The seam between the command line and the app: every verb that serves traffic comes through [`serve`].
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
 
 use super::exit::Exit;
-use super::settings::Settings;
-use crate::control::translate::Change;
-
-/// Where the objects come from.
-#[derive(Clone, Debug)]
-pub enum Source {
-    /// A folder of manifests, watched.
-    Directory(PathBuf),
-    /// These, and nothing else ever.
-    Embedded(Vec<Change>),
-}
-
-/// What the app tells the verb that started it.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Event {
-    /// A listener is bound.
-    Listening {
-        /// `http`, `https`, `admin`, or the name of a Gateway's listener.
-        listener: String,
-        /// With the real port.
-        address: SocketAddr,
-    },
-    /// The first full load is served.
-    Ready,
-}
-
-/// Why nothing is served.
-#[derive(Debug, thiserror::Error)]
-pub enum ServeError {
-    /// There is no app.
-    #[error("this build has no server")]
-    Absent,
-}
-
-impl ServeError {
-    /// The exit code that goes with it.
-    pub fn exit(&self) -> Exit {
-        Exit::Unreachable
-    }
-}
+use super::settings::{Origins, Settings};
+use crate::app::{self, AppError};
+pub(super) use crate::app::{Event, Source};
 
 /// Serves until the process is told to end.
 ///
 /// # Errors
 /// When something cannot be bound or reached.
-pub(super) fn serve(_settings: Settings, _source: Source, _announce: impl Fn(Event)) -> Result<(), ServeError> {
-    Err(ServeError::Absent)
+pub(super) fn serve(
+    settings: Settings,
+    origins: &Origins,
+    source: Source,
+    announce: impl Fn(Event),
+) -> Result<(), ServeError> {
+    app::run(settings, origins, source, announce).map_err(ServeError)
+}
+
+/// Why nothing is served.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+pub struct ServeError(AppError);
+
+impl ServeError {
+    /// The exit code that goes with it.
+    pub fn exit(&self) -> Exit {
+        match self.0 {
+            AppError::AccessLog { .. } | AppError::Log(_) => Exit::Usage,
+            _ => Exit::Unreachable,
+        }
+    }
 }
 
 /// Reads `IP:PORT`; `:PORT` is every IPv4 address of this machine.

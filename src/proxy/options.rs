@@ -25,8 +25,6 @@ pub struct Options {
     pub merge_slashes: bool,
     /// Attempts per request, the first included.
     pub attempts: u32,
-    /// Share of requests that may be attempts after the first, in percent.
-    pub retry_percent: u32,
 }
 
 /// Limits. 0 is none where not said otherwise.

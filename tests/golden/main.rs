@@ -3,6 +3,8 @@
 //!
 //! In an input, `${certificate HOST}` and `${key HOST}` stand for a certificate made for the run.
 
+#![allow(clippy::unwrap_used, reason = "a test may unwrap: that is how it fails")]
+
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};

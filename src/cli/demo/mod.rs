@@ -95,7 +95,7 @@ pub(super) fn demo(arguments: &Demo) -> Result<Exit, CliError> {
     }
     let pods = shop::open().map_err(DemoError::Shop)?;
     let folder = folder::Folder::open(&arguments.dir, &pods).map_err(DemoError::Folder)?;
-    let (settings, _) = settings::load(
+    let (settings, origins) = settings::load(
         None,
         &Flags {
             http: Some(choices[0].free.to_string()),
@@ -117,7 +117,7 @@ pub(super) fn demo(arguments: &Demo) -> Result<Exit, CliError> {
         kept: &folder.kept,
         pods: &pods,
     });
-    serve::serve(settings, Source::Directory(folder.path.clone()), |event| {
+    serve::serve(settings, &origins, Source::Directory(folder.path.clone()), |event| {
         if matches!(event, Event::Ready) {
             output::print(&page);
         }

@@ -139,6 +139,11 @@ impl Driver {
                 .entry(name.clone())
                 .or_insert_with(|| Service::new(Machine::new(name.clone(), self.sequences.remove(name).unwrap_or(0))));
             service.backends = live.remove(name).unwrap_or_default().into_iter().cloned().collect();
+            for backend in &service.backends {
+                if backend.switch.preview.load().as_deref() != switch.preview.as_ref() {
+                    backend.switch.preview.store(switch.preview.clone().map(Arc::new));
+                }
+            }
             if !service.machine.desired().is_some_and(|known| **known == **switch) {
                 let actions = service.machine.step(Input::Desired(Arc::clone(switch)), now);
                 service.carry_out(actions, &mut self.totals, now);

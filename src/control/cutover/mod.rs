@@ -18,5 +18,6 @@ pub mod tally;
 
 pub use driver::{Desired, Driver, Handle};
 pub use machine::Moment;
+pub use receipt::Timestamp;
 pub use state::{Board, CutoverState, Totals};
 pub use tally::{RegistryTally, Tally};

@@ -18,7 +18,8 @@ use notify::{EventKind, RecursiveMode, Watcher};
 use super::catalog::{Catalog, Content};
 use super::feed::{self, Batch};
 use super::listing::{self, Identity, Stamp};
-use super::manifest::{Known, Problem, fingerprint, parse_again};
+use super::manifest::{Known, Problem, parse_again};
+use super::text::fingerprint;
 use super::{parallel_map, read_text};
 use crate::model::Severity;
 

@@ -7,6 +7,7 @@ pub mod directory;
 pub mod feed;
 mod listing;
 pub mod manifest;
+mod text;
 
 use std::io::{self, Read};
 use std::path::Path;

@@ -2,7 +2,7 @@
 //! is a chain with a key that does not belong to it.
 
 use std::collections::HashMap;
-use std::hash::{BuildHasher, Hash, Hasher};
+use std::hash::BuildHasher;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Secret;
@@ -122,14 +122,12 @@ fn parse(name: &ObjectName, secret: &Secret) -> Result<(Arc<Certificate>, Vec<Ho
         }
         Err(error) => return Err(format!("the first certificate in tls.crt cannot be used: {error}")),
     }
-    let mut hasher = foldhash::quality::FixedState::default().build_hasher();
-    (chain_pem, key_pem).hash(&mut hasher);
     let certificate = Certificate {
         secret: name.clone(),
         chain_pem: chain_pem.into(),
         key_pem: key_pem.into(),
         not_after: parsed.validity().not_after.timestamp(),
-        fingerprint: hasher.finish(),
+        fingerprint: foldhash::quality::FixedState::default().hash_one((chain_pem, key_pem)),
     };
     Ok((Arc::new(certificate), names(&parsed)))
 }

@@ -311,7 +311,7 @@ fn from_slices(objects: &Objects, names: &BTreeSet<ObjectName>, port: Option<&Se
                 .find(|port| port.name.as_deref().unwrap_or_default() == wanted)
                 .and_then(|port| port.port),
             // "If this is empty, all ports": then the number is the Service's.
-            _ => port.map(|port| target_number(port)),
+            _ => port.map(target_number),
         };
         let Some(number) = number.and_then(values::port) else { continue };
         for endpoint in slice.endpoints.iter().flatten() {

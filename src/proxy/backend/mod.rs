@@ -16,9 +16,9 @@ pub mod streams;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 
-use crate::model::{self, BackendKey, Balance, ObjectName, OutlierPolicy};
+use crate::model::{self, BackendKey, Balance, ObjectName, OutlierPolicy, Preview};
 use crate::telemetry::stats::Series;
 
 pub use breaker::{Load, Permit, RetryBudget};
@@ -92,13 +92,15 @@ pub struct ColorId(pub u32);
 pub struct Switch {
     /// The Service.
     pub service: ObjectName,
+    /// How clients may ask for another color; written by the cutover driver.
+    pub preview: ArcSwapOption<Preview>,
     effective: AtomicU32,
 }
 
 impl Switch {
     /// A switch that points at this color.
     pub fn new(service: ObjectName, effective: ColorId) -> Self {
-        Self { service, effective: AtomicU32::new(effective.0) }
+        Self { service, preview: ArcSwapOption::empty(), effective: AtomicU32::new(effective.0) }
     }
 
     /// The color that requests without a preview go to.

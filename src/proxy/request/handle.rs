@@ -3,6 +3,7 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use smallvec::SmallVec;
 
@@ -15,7 +16,7 @@ use crate::model::{Balance, HashKey};
 use crate::proxy::backend::balance::hash_of;
 use crate::proxy::backend::{Backend, Color, Endpoint};
 use crate::proxy::fault::Fault;
-use crate::proxy::policy::{forwarding, headers, hop, path, redirect, retry, rewrite, timeout};
+use crate::proxy::policy::{forwarding, headers, hop, path, preview, redirect, retry, rewrite, timeout};
 use crate::proxy::snapshot::{CompiledFilter, CompiledRule};
 use crate::proxy::wire::Name;
 use crate::proxy::wire::server::Connection;
@@ -169,11 +170,46 @@ fn choose_share(context: &Context, rule: &CompiledRule) -> Result<usize, Fault> 
     Err(Fault::InvalidBackend)
 }
 
-/// The effective color, unless the client may see another one and asks for it.
-fn choose_color(backend: &Backend, _exchange: &mut Exchange) -> usize {
-    let effective = backend.switch.effective();
-    let position = |id| backend.colors.iter().position(|color| color.id == id).unwrap_or(0);
-    position(effective)
+/// The effective color, unless the client may see another one and asks for it. Returns its position in the backend.
+fn choose_color(backend: &Backend, exchange: &mut Exchange) -> usize {
+    if backend.colors.len() < 2 {
+        return 0;
+    }
+    let id = backend.switch.effective();
+    let effective = backend.colors.iter().position(|color| color.id == id).unwrap_or(0);
+    let how = backend.switch.preview.load();
+    let Some(how) = &*how else { return effective };
+    let head = &mut exchange.request;
+    let header = how.header.as_deref().and_then(|name| head.headers.get(name)).and_then(text);
+    let cookies = head.headers.known_all(Name::Cookie).filter_map(text);
+    let wish = preview::wish(how, header, cookies, head.host(), exchange.client);
+    let colors = backend.colors.iter().map(|color| (&*color.name, color.preview_open.load(Ordering::Relaxed)));
+    let chosen = preview::color_for(wish, colors, &backend.colors[effective].name, None)
+        .and_then(|name| backend.colors.iter().position(|color| *color.name == *name));
+    if !preview::may_choose(how, exchange.client) {
+        // No application may take for allowed what was not.
+        if let Some(name) = &how.header {
+            head.headers.remove(name);
+        }
+        if let Some(name) = &how.cookie {
+            let left: SmallVec<[String; 2]> = head
+                .headers
+                .known_all(Name::Cookie)
+                .filter_map(text)
+                .map(|value| preview::without_cookie(value, name).unwrap_or_else(|| value.to_owned()))
+                .filter(|value| !value.is_empty())
+                .collect();
+            head.headers.remove_known(Name::Cookie);
+            for value in left {
+                head.headers.append(b"cookie", value.as_bytes());
+            }
+        }
+    }
+    chosen.unwrap_or(effective)
+}
+
+fn text(value: &[u8]) -> Option<&str> {
+    std::str::from_utf8(value).ok()
 }
 
 /// Counts the request as started at a color that has an endpoint for it: the chosen one, or, so that an empty color never

@@ -1,0 +1,167 @@
+//! What provably never reached an application, or may be repeated, is tried elsewhere; nothing else ever is.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use http::Method;
+use tokio::io::AsyncWriteExt;
+
+use crate::harness::backend::{Backend, Mode};
+use crate::harness::client::{H1, Target, full, request};
+use crate::harness::load::Plan;
+use crate::harness::manifests::{classes, gateway, http_route, ingress, service, service_with};
+use crate::harness::scene::{HOST, backends};
+use crate::harness::weir::Weir;
+use crate::harness::{raw, turn};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_backend_that_closes_idle_connections_fails_no_request() {
+    let _turn = turn::beside_others().await;
+    // Closes every connection that is idle for 50 ms, while requests come every 50 ms: the worst moment.
+    let address = raw::backend(|_, mut stream| async move {
+        while let Ok(Some(head)) = tokio::time::timeout(Duration::from_millis(50), raw::head(&mut stream)).await {
+            let length = if head.starts_with(b"POST") { 5 } else { 0 };
+            let mut body = vec![0; length];
+            if tokio::io::AsyncReadExt::read_exact(&mut stream, &mut body).await.is_err() {
+                return;
+            }
+            if stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await.is_err() {
+                return;
+            }
+        }
+    })
+    .await;
+    let weir = crate::headers::weir_before(address).await;
+    let mut connection = H1::connect(&Target::plain(weir.http)).await.unwrap();
+    let mut posts_lost = 0;
+    for number in 0..200 {
+        let method = [Method::GET, Method::PUT, Method::DELETE, Method::POST][number % 4].clone();
+        let body = if method == Method::POST { full("hello") } else { full("") };
+        let answer = connection.ask(request(method.clone(), HOST, "/").body(body).unwrap()).await.unwrap();
+        if method == Method::POST {
+            posts_lost += usize::from(answer.status != 200);
+        } else {
+            assert_eq!(answer.status, 200, "{method} number {number}");
+        }
+        tokio::time::sleep(Duration::from_millis(49)).await;
+    }
+    println!("{posts_lost} of 50 POSTs met a connection that was being closed and were answered with an error");
+    assert!(posts_lost <= 5, "{posts_lost} of 50 POSTs lost: a pooled connection that has closed is not noticed");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_endpoint_that_refuses_connections_costs_no_request_not_even_a_post() {
+    let _turn = turn::beside_others().await;
+    let backends = backends(&["alive"]).await;
+    // A port that was just closed refuses.
+    let dead = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let manifests = classes() + &service("shop", &[dead, backends[0].address()]) + &ingress("shop", HOST, "/", "shop");
+    let weir = Weir::start(&manifests).await;
+    let mut connection = H1::connect(&Target::plain(weir.http)).await.unwrap();
+    for number in 0..60 {
+        let asked = request(Method::POST, HOST, "/echo").body(full(vec![b'x'; 1000])).unwrap();
+        let answer = connection.ask(asked).await.unwrap();
+        assert_eq!((answer.status, answer.body.len()), (200, 1000), "number {number}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_whose_connection_is_reset_is_repeated_only_if_it_may_be() {
+    let _turn = turn::beside_others().await;
+    let heads = Arc::new(AtomicUsize::new(0));
+    let counted = heads.clone();
+    // Reads a request, then resets: an application may have seen it.
+    let resetting = raw::backend(move |_, mut stream| {
+        let counted = counted.clone();
+        async move {
+            if raw::head(&mut stream).await.is_some() {
+                counted.fetch_add(1, Ordering::SeqCst);
+                raw::reset(stream);
+            }
+        }
+    })
+    .await;
+    let good = Backend::start("good").await;
+    let never_eject = [
+        ("weir.dev/outlier-consecutive", "0"),
+        ("weir.dev/outlier-failure-percent", "0"),
+        ("weir.dev/balance", "round-robin"),
+    ];
+    let manifests = classes()
+        + &service_with("shop", &[resetting, good.address()], &never_eject, "")
+        + &ingress("shop", HOST, "/", "shop");
+    let weir = Weir::builder().file("main.yaml", &manifests).arguments(&["--workers", "1"]).start().await;
+    let mut connection = H1::connect(&Target::plain(weir.http)).await.unwrap();
+    // The budget allows a fifth of the requests to be repeated: nine good ones for each that may fail.
+    for number in 0..20 {
+        let answer = connection.get(HOST, "/x").await.unwrap();
+        assert_eq!(answer.status, 200, "GET number {number}");
+    }
+    let (before, mut lost) = (heads.load(Ordering::SeqCst), 0);
+    assert!(before > 0, "the resetting endpoint was never asked");
+    for _ in 0..20 {
+        let asked = request(Method::POST, HOST, "/x").body(full("x")).unwrap();
+        let answer = connection.ask(asked).await.unwrap();
+        assert!(matches!(answer.status, 200 | 502), "{answer:?}");
+        lost += usize::from(answer.status == 502);
+    }
+    assert_eq!(heads.load(Ordering::SeqCst) - before, lost, "every POST that was lost was sent exactly once");
+    assert!(lost > 0, "no POST met the resetting endpoint");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn retries_stop_at_the_budget_when_everything_fails() {
+    let _turn = turn::beside_others().await;
+    let attempts = Arc::new(AtomicUsize::new(0));
+    let mut addresses = Vec::new();
+    for _ in 0..4 {
+        let counted = attempts.clone();
+        addresses.push(
+            raw::backend(move |_, mut stream| {
+                let counted = counted.clone();
+                async move {
+                    if raw::head(&mut stream).await.is_some() {
+                        counted.fetch_add(1, Ordering::SeqCst);
+                        raw::reset(stream);
+                    }
+                }
+            })
+            .await,
+        );
+    }
+    let manifests = classes() + &service("shop", &addresses) + &ingress("shop", HOST, "/", "shop");
+    let weir = Weir::builder().file("main.yaml", &manifests).arguments(&["--workers", "1"]).start().await;
+    let mut connection = H1::connect(&Target::plain(weir.http)).await.unwrap();
+    for _ in 0..500 {
+        let status = connection.get(HOST, "/").await.unwrap().status;
+        assert!(matches!(status, 502 | 503), "{status}");
+    }
+    let attempts = attempts.load(Ordering::SeqCst);
+    println!("500 requests to a backend that fails all of them: {attempts} attempts");
+    // A fifth, and a small reserve so that a backend with few requests can have one at all.
+    assert!(attempts <= 700, "{attempts} attempts for 500 requests");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn endpoints_killed_every_second_for_a_minute_fail_no_idempotent_request() {
+    let _turn = turn::alone().await;
+    let backends = backends(&["a", "b", "c", "d"]).await;
+    let addresses: Vec<_> = backends.iter().map(Backend::address).collect();
+    let rules = "  - timeouts: {request: 4s, backendRequest: 250ms}\n    backendRefs: [{name: shop, port: 80}]\n";
+    let manifests = classes()
+        + &service_with("shop", &addresses, &[("weir.dev/outlier-base-ejection", "700ms")], "")
+        + &gateway("edge", "")
+        + &http_route("shop", "edge", HOST, rules);
+    let weir = Weir::start(&manifests).await;
+    let load = Plan::mixed(&weir, HOST, "").idempotent_only().start();
+    load.warm().await;
+    for second in 0..60 {
+        let victim = &backends[second % backends.len()];
+        victim.set(if second % 2 == 0 { Mode::Resetting } else { Mode::Hanging });
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        victim.set(Mode::Serving);
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    load.stop().await.assert_clean("one endpoint killed every second for a minute", 20_000);
+}

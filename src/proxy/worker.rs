@@ -69,9 +69,11 @@ impl Sockets {
         Ok((socket, place.unwrap_or_default()))
     }
 
-    fn close(&self, name: &str) {
+    fn close(&self, name: &str, spec: &Spec) {
         let mut open = self.open.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if open.remove(name).is_some() {
+        // Another worker may have opened the same name elsewhere by now.
+        if open.get(name).is_some_and(|known| known.spec == *spec) {
+            open.remove(name);
             tracing::info!(listener = name, "no longer listening");
         }
     }
@@ -222,8 +224,9 @@ impl Desk {
             .map(|(name, _)| name.clone())
             .collect();
         for name in gone {
-            self.running.remove(&name);
-            self.sockets.close(&name);
+            if let Some((spec, _)) = self.running.remove(&name) {
+                self.sockets.close(&name, &spec);
+            }
         }
         for (name, spec) in wanted {
             if !self.running.contains_key(&name)

@@ -3,6 +3,7 @@
 //! Each task writes its own [`Record`]; the driver reads them and ends the tasks by dropping the [`Probing`].
 
 use std::collections::BTreeMap;
+use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -176,29 +177,26 @@ async fn probe(target: &Target, path: Option<&str>) -> Result<(), String> {
         Speaks::Http1 => {
             let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
             let response = sender.send_request(request);
-            tokio::pin!(connection);
-            tokio::select! {
-                response = response => response,
-                closed = &mut connection => match closed {
-                    Err(error) => Err(error),
-                    Ok(()) => return Err("response: connection closed".to_owned()),
-                },
-            }
+            drive(response, connection).await
         }
         Speaks::Http2 => {
             let (mut sender, connection) =
                 http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.map_err(broken)?;
             let response = sender.send_request(request);
-            tokio::pin!(connection);
-            tokio::select! {
-                response = response => response,
-                closed = &mut connection => match closed {
-                    Err(error) => Err(error),
-                    Ok(()) => return Err("response: connection closed".to_owned()),
-                },
-            }
+            drive(response, connection).await
         }
     };
     let status = response.map_err(broken)?.status();
     if status.is_success() || status.is_redirection() { Ok(()) } else { Err(format!("status {}", status.as_u16())) }
+}
+
+/// The response of a connection that is served here and not by a task of its own. An endpoint may close right behind its
+/// response, so the end of the connection is not the end of the exchange: the response knows how it went.
+async fn drive<R>(response: impl Future<Output = R>, connection: impl Future) -> R {
+    tokio::pin!(response);
+    tokio::select! {
+        biased;
+        done = &mut response => done,
+        _ = connection => response.await,
+    }
 }

@@ -18,6 +18,7 @@ mod hosts;
 mod http_route;
 mod ingress;
 pub mod objects;
+mod preview_host;
 mod reading;
 mod secret;
 mod service;
@@ -163,7 +164,9 @@ impl Translator {
         let mut verdicts: Vec<Verdict> = self.findings.values().flatten().cloned().collect();
         verdicts.sort_unstable();
         verdicts.dedup();
-        Translation { model: self.model.clone(), verdicts }
+        let mut model = self.model.clone();
+        preview_host::add(&mut model);
+        Translation { model, verdicts }
     }
 
     /// The short path: endpoints of the backends that depend on these Services (of a color: on its child Service),

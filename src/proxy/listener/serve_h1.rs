@@ -9,7 +9,7 @@ use std::task::Poll;
 
 use crate::proxy::fault::Fault;
 use crate::proxy::request::{
-    After as HeadAfter, Context, Ending, Exchange, Origin, RequestBody, ResponseBody, Running, Upgraded, Watch, handle,
+    After as HeadAfter, Context, Ending, Exchange, HALF_CLOSED, Origin, RequestBody, ResponseBody, Running, Upgraded, Watch, handle,
     refuse, tunnel, write_head,
 };
 use crate::proxy::wire::parse::{Framing, RequestMeta};
@@ -269,13 +269,17 @@ async fn send(
     let mut watch = Watch::new(context.now());
     let mut bytes_out = 0;
     let sent = poll_fn(|cx| {
-        if let Poll::Ready(Err(_)) | Poll::Pending = connection.poll_interim_sent(cx) {
-            // Interim responses are still on their way; the client's reading them wakes us.
-            return Poll::Pending;
-        }
         let mut source = Counted { body: &mut body, bytes: &mut bytes_out };
         let head = &exchange.response;
-        match pump.poll(&connection.io, cx, |out| write_head(out, head, coding, length, after), &mut source) {
+        // Interim responses leave first.
+        let polled = match connection.poll_interim_sent(cx) {
+            Poll::Ready(Ok(())) => {
+                pump.poll(&connection.io, cx, |out| write_head(out, head, coding, length, after), &mut source)
+            }
+            Poll::Ready(Err(error)) => Poll::Ready(Err(PumpError::Io(error))),
+            Poll::Pending => Poll::Pending,
+        };
+        match polled {
             Poll::Ready(Ok(())) => return Poll::Ready(Sent::Whole),
             Poll::Ready(Err(PumpError::Io(_))) => {
                 exchange.fault.get_or_insert(Fault::ClientGone);
@@ -287,12 +291,16 @@ async fn send(
             }
             Poll::Pending => {}
         }
-        if connection.body_is_done() && connection.poll_gone(cx).is_ready() && !pump.is_blocked() {
+        if connection.body_is_done() && connection.poll_gone(cx).is_ready() {
             exchange.fault.get_or_insert(Fault::ClientGone);
             return Poll::Ready(Sent::Broken);
         }
         let moved = bytes_out + body.uploaded();
-        let idle = if pump.is_blocked() { stalled } else { idle };
+        let idle = match () {
+            () if pump.is_blocked() => stalled,
+            () if connection.has_ended() => idle.min(HALF_CLOSED),
+            () => idle,
+        };
         match watch.poll(cx, context, exchange, moved, idle) {
             Poll::Pending => Poll::Pending,
             Poll::Ready(Ending::Fault(fault)) => {

@@ -22,6 +22,10 @@ use crate::proxy::wire::io::Io;
 use crate::proxy::wire::pump::{Coding, Out};
 use crate::proxy::wire::server::Connection;
 
+/// How long (nanoseconds) an answer may be silent for a client that has ended its own direction. Most such clients have
+/// gone; some wait.
+pub const HALF_CLOSED: u64 = 10_000_000_000;
+
 /// An attempt in flight: counted from its start until its response is over, judged once.
 pub struct Attempt {
     context: Rc<Context>,
@@ -186,6 +190,7 @@ async fn over_h1(
     let mut upstream = client::Exchange::new(io, body, coding, limits.trailers);
     exchange.timer.set(with.head_deadline, context.now());
     let Exchange { request, response, timer, .. } = exchange;
+    let mut half_closed = false;
     let answer = poll_fn(|cx| {
         loop {
             let write = |out: &mut Out<'_>| reply::write_request(out, request, coding, with.upgrade);
@@ -200,14 +205,21 @@ async fn over_h1(
                 Poll::Pending => break,
             }
         }
-        if timer.poll(cx, || context.now()).is_ready() {
-            return Poll::Ready(Err(Fault::UpstreamTimeout));
-        }
         if let Some(down) = with.down
             && down.body_is_done()
-            && down.poll_gone(cx).is_ready()
         {
-            return Poll::Ready(Err(Fault::ClientGone));
+            if down.poll_gone(cx).is_ready() {
+                return Poll::Ready(Err(Fault::ClientGone));
+            }
+            if down.has_ended() && !half_closed {
+                half_closed = true;
+                let now = context.now();
+                timer.set(with.head_deadline.min(now + HALF_CLOSED), now);
+            }
+        }
+        if timer.poll(cx, || context.now()).is_ready() {
+            let left = half_closed && context.now() < with.head_deadline;
+            return Poll::Ready(Err(if left { Fault::ClientGone } else { Fault::UpstreamTimeout }));
         }
         Poll::Pending
     })

@@ -16,6 +16,7 @@ mod upgrade;
 mod upstream_h2;
 mod watch;
 
+pub use attempt::HALF_CLOSED;
 pub use body::{RequestBody, ResponseBody};
 pub use context::Context;
 pub use exchange::{Exchange, Origin, Running};

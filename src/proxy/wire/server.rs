@@ -31,7 +31,8 @@ pub struct Connection {
     /// The stream; borrowed only within a poll.
     pub io: RefCell<Io>,
     input: RefCell<Vec<u8>>,
-    eof: Cell<bool>,
+    ended: Cell<bool>,
+    broken: Cell<bool>,
     interim: RefCell<Unsent>,
     body: RefCell<Body>,
 }
@@ -72,7 +73,8 @@ impl Connection {
         Self {
             io: RefCell::new(io),
             input: RefCell::new(input),
-            eof: Cell::new(false),
+            ended: Cell::new(false),
+            broken: Cell::new(false),
             interim: RefCell::default(),
             body: RefCell::default(),
         }
@@ -167,15 +169,16 @@ impl Connection {
         }
     }
 
-    /// While a request without a body (left) is being answered: notices that the client has gone, and takes in what it
-    /// pipelines. Never `Ready` otherwise.
+    /// While a request without a body (left) is being answered: notices that the connection is broken, and takes in what
+    /// the client pipelines. Never `Ready` otherwise: a client that has only ended its own direction may still be waiting
+    /// for the answer; see [`Connection::has_ended`].
     pub fn poll_gone(&self, cx: &mut Context<'_>) -> Poll<()> {
         loop {
-            if self.eof.get() {
+            if self.broken.get() {
                 return Poll::Ready(());
             }
             let mut input = self.input.borrow_mut();
-            if input.len() >= PIPELINE {
+            if self.ended.get() || input.len() >= PIPELINE {
                 return Poll::Pending;
             }
             let read = with_scratch(|scratch| {
@@ -186,10 +189,16 @@ impl Connection {
                 read
             });
             match ready!(read) {
-                Ok(0) | Err(_) => self.eof.set(true),
+                Ok(0) => self.ended.set(true),
+                Err(_) => self.broken.set(true),
                 Ok(_) => {}
             }
         }
+    }
+
+    /// Whether the client has ended its direction: nothing more comes, and probably, but not certainly, nobody waits.
+    pub fn has_ended(&self) -> bool {
+        self.ended.get()
     }
 
     /// Sends an interim response (1xx) between other writes. Not waited for: a client that does not read it gets it

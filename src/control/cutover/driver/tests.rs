@@ -111,6 +111,16 @@ fn state(driver: &Driver) -> Arc<CutoverState> {
     Arc::clone(&driver.handle().board().services.load()[&service()])
 }
 
+/// Lets probes run, while no time passes for the machine.
+async fn tick_until(driver: &mut Driver, reached: impl Fn(&CutoverState) -> bool) {
+    let started = std::time::Instant::now();
+    while !reached(&state(driver)) {
+        assert!(started.elapsed() < Duration::from_secs(30), "stuck at: {:?}", state(driver).message);
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        driver.tick(at(200));
+    }
+}
+
 #[tokio::test]
 async fn pointer_flips_after_probes_and_moves_back_when_the_new_color_is_empty() {
     let backend = backend(&[("blue", endpoint("200 OK").await), ("green", endpoint("200 OK").await)]);
@@ -121,10 +131,7 @@ async fn pointer_flips_after_probes_and_moves_back_when_the_new_color_is_empty()
 
     driver.desired(&switches("green"), &backends, at(100));
     assert_eq!(state(&driver).phase, Phase::Verifying);
-    while backend.switch.effective() == ColorId(0) {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-        driver.tick(at(200));
-    }
+    tick_until(&mut driver, |_| backend.switch.effective() == ColorId(1)).await;
     assert_eq!(backend.switch.effective(), ColorId(1));
     assert_eq!(state(&driver).phase, Phase::Draining);
     driver.tick(at(600));
@@ -148,10 +155,7 @@ async fn failing_probes_keep_the_old_color_and_say_why() {
     let mut driver = Driver::new(0, Box::new(NoTally));
     driver.desired(&switches("blue"), &backends, at(0));
     driver.desired(&switches("green"), &backends, at(100));
-    while !state(&driver).message.contains("status 503") {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-        driver.tick(at(200));
-    }
+    tick_until(&mut driver, |state| state.message.contains("status 503")).await;
     assert_eq!((state(&driver).phase, backend.switch.effective()), (Phase::Verifying, ColorId(0)));
     driver.tick(at(700_000));
     assert_eq!((state(&driver).phase, backend.switch.effective()), (Phase::Aborted, ColorId(0)));

@@ -1,4 +1,4 @@
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use super::*;
 use crate::proxy::backend;
@@ -133,7 +133,7 @@ fn names_are_resolved_into_endpoints() {
     let first = compile(&model(hosts(&[("a", &a)]), vec![backend("web", named("db.test"))]), &mut live, None, 0);
     let cell = share_backend(&first, "a").colors[0].clone();
     let name: super::super::NameKey = ("db.test".into(), 90);
-    assert_eq!(live.names().into_iter().collect::<Vec<_>>(), [name.clone()]);
+    assert_eq!(live.names(), BTreeSet::from([name.clone()]));
     assert!(ports(&cell).is_empty());
     let addresses = ["127.0.0.2".parse().unwrap(), "127.0.0.1".parse().unwrap(), "127.0.0.2".parse().unwrap()];
     assert!(live.set_resolved(&name, &addresses, 1));

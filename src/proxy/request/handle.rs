@@ -320,6 +320,10 @@ fn hash_key(key: &HashKey, exchange: &Exchange) -> Option<u64> {
 fn answer(rule: &CompiledRule, share: usize, exchange: &mut Exchange) {
     let response = &mut exchange.response;
     hop::strip_response(response);
+    if response.status == 101 {
+        // The client has to be told which protocol it has got (RFC 9110 section 7.8).
+        response.headers.set("upgrade", &exchange.upgrade);
+    }
     for filter in rule.filters.iter().chain(&rule.shares[share].filters) {
         if let CompiledFilter::ResponseHeaders(edit) = filter {
             headers::edit_response(edit, response);

@@ -6,8 +6,8 @@ use crate::harness::manifests::{
     apex, classes, gateway, http_route, ingress, ingress_with, plain_service, service, service_with,
 };
 use crate::harness::scene::{self, HOST};
-use crate::harness::turn;
 use crate::harness::weir::{Weir, run};
+use crate::harness::{eventually, turn};
 
 /// Bad settings: what they are, the file, and words that must be in the one line that says so.
 const SETTINGS: &[(&str, &str, &[&str])] = &[
@@ -82,20 +82,6 @@ async fn bad_arguments_and_a_port_that_is_taken_are_told_with_their_codes() {
         (vec!["run", "--http", "nowhere"], vec!["--http", "nowhere"]),
         (vec!["rum"], vec!["rum", "run"]),
         (vec!["run", "--config", "/nonexistent/weir.yaml"], vec!["/nonexistent/weir.yaml"]),
-        (
-            vec![
-                "run",
-                "--manifests",
-                "/nonexistent/manifests",
-                "--http",
-                "127.0.0.1:0",
-                "--https",
-                "127.0.0.1:0",
-                "--admin",
-                "127.0.0.1:0",
-            ],
-            vec!["/nonexistent/manifests"],
-        ),
         (vec!["check", "/nonexistent/manifests"], vec!["/nonexistent/manifests"]),
         (vec!["explain", "GET", "no url", "--admin", "127.0.0.1:1"], vec![]),
     ] {
@@ -202,7 +188,7 @@ fn manifests(backend: &Backend) -> Vec<(&'static str, String, Vec<&'static str>)
             plain_service("slow", "")
                 + &ingress("user", "user.example", "/", "slow")
                 + "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata:\n  name: bad\n  labels: {kubernetes.io/service-name: slow}\naddressType: IPv4\nports:\n- {name: http, port: 80}\nendpoints:\n- addresses: [\"10.0.0.300\"]\n",
-            vec!["EndpointSlice", "bad", "10.0.0.300"],
+            vec!["EndpointSlice", "bad", "address"],
         ),
         (
             "a Gateway of no class",
@@ -436,4 +422,23 @@ async fn a_protective_setting_that_cannot_be_honoured_closes_its_route() {
     weir.apply("bad.yaml", &(protected + &ingress("bad", "bad.example", "/", "bad")));
     weir.until_served("bad.example", "/", |answer| matches!(answer.status, 500 | 503)).await;
     assert_eq!(backend.requests(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_folder_that_is_not_there_yet_is_named_and_waited_for() {
+    let _turn = turn::beside_others().await;
+    let backend = Backend::start("blue").await;
+    let place = tempfile::tempdir().unwrap();
+    let folder = place.path().join("later");
+    let text = folder.to_str().unwrap();
+    let starting =
+        Weir::builder().arguments(&["--set", &format!("provider.directory={text}")]).without_folder().spawn();
+    eventually("it says what it waits for", async || {
+        if starting.log().iter().any(|line| line.contains(text)) { Ok(()) } else { Err("it does not") }
+    })
+    .await;
+    std::fs::create_dir(&folder).unwrap();
+    std::fs::write(folder.join("main.yaml"), scene::shop(&backend)).unwrap();
+    let weir = starting.ready().await;
+    weir.until_served(HOST, "/", |answer| answer.status == 200).await;
 }

@@ -35,17 +35,16 @@ pub fn command() -> Command {
 /// Runs a verb to its end.
 pub async fn run(arguments: &[&str]) -> Finished {
     let arguments: Vec<String> = arguments.iter().map(|&argument| argument.to_owned()).collect();
-    tokio::task::spawn_blocking(move || {
-        let output =
-            command().args(&arguments).output().unwrap_or_else(|error| panic!("{}: {error}", binary().display()));
-        Finished {
-            code: output.status.code(),
-            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
-            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-        }
-    })
-    .await
-    .unwrap()
+    let mut command = tokio::process::Command::from(command());
+    command.args(&arguments).kill_on_drop(true);
+    let output = tokio::time::timeout(Duration::from_secs(30), command.output()).await;
+    let output = output.unwrap_or_else(|_| panic!("weir {arguments:?} did not end within 30 s"));
+    let output = output.unwrap_or_else(|error| panic!("{}: {error}", binary().display()));
+    Finished {
+        code: output.status.code(),
+        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+    }
 }
 
 /// What a verb left behind.
@@ -68,7 +67,7 @@ impl Finished {
 pub struct Builder {
     directory: TempDir,
     arguments: Vec<String>,
-    configured: bool,
+    with_folder: bool,
 }
 
 /// A running instance; killed when dropped.
@@ -104,7 +103,7 @@ impl Weir {
     pub fn builder() -> Builder {
         let directory = tempfile::tempdir().unwrap();
         std::fs::create_dir(directory.path().join("manifests")).unwrap();
-        Builder { directory, arguments: Vec::new(), configured: false }
+        Builder { directory, arguments: Vec::new(), with_folder: true }
     }
 
     /// The manifests folder.
@@ -233,7 +232,6 @@ impl Builder {
     pub fn settings(mut self, yaml: &str) -> Self {
         let path = self.directory.path().join("weir.yaml");
         std::fs::write(&path, yaml).unwrap();
-        self.configured = true;
         self.arguments.extend(["--config".to_owned(), path.display().to_string()]);
         self
     }
@@ -245,6 +243,13 @@ impl Builder {
         self
     }
 
+    /// Leaves it to the arguments or settings to name the folder.
+    #[must_use]
+    pub fn without_folder(mut self) -> Self {
+        self.with_folder = false;
+        self
+    }
+
     /// Starts it and waits until it is ready.
     pub async fn start(self) -> Weir {
         let weir = self.spawn();
@@ -253,10 +258,12 @@ impl Builder {
 
     /// Starts it and does not wait.
     pub fn spawn(self) -> Starting {
-        let mut child = command()
-            .arg("run")
-            .arg("--manifests")
-            .arg(self.directory.path().join("manifests"))
+        let mut command = command();
+        command.arg("run");
+        if self.with_folder {
+            command.arg("--manifests").arg(self.directory.path().join("manifests"));
+        }
+        let mut child = command
             .args(["--http", "127.0.0.1:0", "--https", "127.0.0.1:0", "--admin", "127.0.0.1:0"])
             .args(&self.arguments)
             .stdout(Stdio::piped())
@@ -278,6 +285,11 @@ pub struct Starting {
 }
 
 impl Starting {
+    /// Lines written to standard error so far.
+    pub fn log(&self) -> Vec<String> {
+        self.stderr.all()
+    }
+
     /// Waits until it says that it is ready.
     pub async fn ready(mut self) -> Weir {
         let start = Instant::now();

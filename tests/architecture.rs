@@ -3,6 +3,8 @@
 //! The source is read as tokens, not as text: comments, strings and what is compiled for tests only do not count, and a
 //! path counts wherever it stands, in a `use`, in an expression or inside a macro.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};

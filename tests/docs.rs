@@ -3,6 +3,8 @@
 //!
 //! `WEIR_BLESS=1 cargo test --test docs` writes the tables anew.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 

@@ -1,5 +1,7 @@
 //! Every dependency may be used, changed and passed on under a permissive licence.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
 use std::collections::BTreeSet;
 use std::process::Command;
 

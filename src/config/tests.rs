@@ -295,6 +295,7 @@ fn what_is_wrong_in_the_file_is_said_with_place_and_remedy() {
 
 #[test]
 fn what_is_wrong_elsewhere_names_variable_or_flag() {
+    #[expect(clippy::type_complexity, reason = "a table of environment, flags and message")]
     let table: &[(&[(&str, &str)], &[&str], &str)] = &[
         (
             &[("WEIR_LIMITS_METOD", "1")],

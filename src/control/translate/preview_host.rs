@@ -13,9 +13,11 @@ pub(super) fn add(model: &mut Model) {
         let host = HostPattern::Exact(host);
         for entry in model.entries.values_mut() {
             let leads_there = |route: &Arc<Route>| {
-                route.rule.backends.iter().any(
-                    |share| matches!(&share.target, Target::Backend(key) if key.service == switch.service),
-                )
+                route
+                    .rule
+                    .backends
+                    .iter()
+                    .any(|share| matches!(&share.target, Target::Backend(key) if key.service == switch.service))
             };
             let mut found: Vec<Arc<Route>> = Vec::new();
             for route in entry.hosts.values().flatten().filter(|route| leads_there(route)) {

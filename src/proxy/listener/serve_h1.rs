@@ -9,8 +9,8 @@ use std::task::Poll;
 
 use crate::proxy::fault::Fault;
 use crate::proxy::request::{
-    After as HeadAfter, Context, Ending, Exchange, HALF_CLOSED, Origin, RequestBody, ResponseBody, Running, Upgraded, Watch, handle,
-    refuse, tunnel, write_head,
+    After as HeadAfter, Context, Ending, Exchange, HALF_CLOSED, Origin, RequestBody, ResponseBody, Running, Upgraded,
+    Watch, handle, refuse, tunnel, write_head,
 };
 use crate::proxy::wire::parse::{Framing, RequestMeta};
 use crate::proxy::wire::pump::{BodySource, Coding, Pump, PumpError};

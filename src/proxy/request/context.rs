@@ -38,7 +38,10 @@ pub struct Context {
     pub log: RefCell<Logger>,
     /// Upstream connections that speak HTTP/2.
     pub(super) senders: RefCell<Senders>,
-    #[expect(clippy::vec_box, reason = "a box moves into a connection's future as one pointer; its content never moves")]
+    #[expect(
+        clippy::vec_box,
+        reason = "a box moves into a connection's future as one pointer; its content never moves"
+    )]
     spare: RefCell<Vec<Box<Exchange>>>,
 }
 

@@ -60,7 +60,10 @@ async fn bad_settings_stop_the_start_with_one_line_that_names_them() {
         if words.is_empty() {
             continue;
         }
-        let ended = Weir::builder().settings(yaml).spawn().ended().await;
+        let builder = Weir::builder();
+        let builder =
+            if yaml.contains("listeners") { builder.settings_with_listeners(yaml) } else { builder.settings(yaml) };
+        let ended = builder.spawn().ended().await;
         let missing: Vec<_> = words.iter().filter(|word| !ended.stderr.contains(**word)).collect();
         if ended.code != Some(2) {
             wrong.push(format!("{what}: exit code {:?}: {}", ended.code, ended.stderr));
@@ -96,7 +99,7 @@ async fn bad_arguments_and_a_port_that_is_taken_are_told_with_their_codes() {
     let address = taken.local_addr().unwrap().to_string();
     let ended = Weir::builder()
         .arguments(&[])
-        .settings(&format!("listeners:\n- {{name: extra, address: \"{address}\", protocol: http}}\n"))
+        .settings_with_listeners(&format!("listeners:\n- {{name: extra, address: \"{address}\", protocol: http}}\n"))
         .spawn()
         .ended()
         .await;

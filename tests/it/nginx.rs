@@ -12,7 +12,7 @@ use crate::headers::weir_before;
 async fn pages_ranges_redirects_and_uploads_of_nginx_pass_unchanged() {
     let _turn = turn::beside_others().await;
     let page: Vec<u8> = (0..300_000u32).map(|index| (index * 7) as u8).collect();
-    let server = "absolute_redirect off; location = /moved { return 302 /page.bin; } location = /put { client_max_body_size 10m; proxy_pass http://$server_addr:$server_port/length; \
+    let server = "client_max_body_size 10m; absolute_redirect off; location = /moved { return 302 /page.bin; } location = /put { proxy_pass http://$server_addr:$server_port/length; \
                   proxy_set_header X-Length $content_length; } location = /length { return 200 $http_x_length; } location = /error { return 500 'no'; }";
     let nginx = Nginx::start(server, &[("page.bin", &page)]).await;
     let weir = weir_before(nginx.address).await;

@@ -26,7 +26,7 @@ async fn scene() -> (Weir, std::net::SocketAddr, Backend) {
     let backend = Backend::start("blue").await;
     let settings = "trusted_proxies: [127.0.0.0/8]\nlisteners:\n- {name: http, address: \"127.0.0.1:0\", protocol: http}\n- {name: https, address: \
                     \"127.0.0.1:0\", protocol: https}\n- {name: proxied, address: \"127.0.0.1:0\", protocol: http, proxy_protocol: true}\n";
-    let weir = Weir::builder().file("main.yaml", &shop(&backend)).settings(settings).start().await;
+    let weir = Weir::builder().file("main.yaml", &shop(&backend)).settings_with_listeners(settings).start().await;
     let address = weir.listener("proxied").await;
     (weir, address, backend)
 }

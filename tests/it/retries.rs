@@ -34,20 +34,19 @@ async fn a_backend_that_closes_idle_connections_fails_no_request() {
     .await;
     let weir = crate::headers::weir_before(address).await;
     let mut connection = H1::connect(&Target::plain(weir.http)).await.unwrap();
-    let mut posts_lost = 0;
-    for number in 0..200 {
-        let method = [Method::GET, Method::PUT, Method::DELETE, Method::POST][number % 4].clone();
-        let body = if method == Method::POST { full("hello") } else { full("") };
-        let answer = connection.ask(request(method.clone(), HOST, "/").body(body).unwrap()).await.unwrap();
-        if method == Method::POST {
-            posts_lost += usize::from(answer.status != 200);
-        } else {
-            assert_eq!(answer.status, 200, "{method} number {number}");
-        }
+    for number in 0..150 {
+        let method = [Method::GET, Method::PUT, Method::DELETE][number % 3].clone();
+        let answer = connection.ask(request(method.clone(), HOST, "/").body(full("")).unwrap()).await.unwrap();
+        assert_eq!(answer.status, 200, "{method} number {number}");
         tokio::time::sleep(Duration::from_millis(49)).await;
     }
-    println!("{posts_lost} of 50 POSTs met a connection that was being closed and were answered with an error");
-    assert!(posts_lost <= 5, "{posts_lost} of 50 POSTs lost: a pooled connection that has closed is not noticed");
+    // A POST that meets the moment itself cannot be repeated. One that comes later must not be sent into a connection
+    // that is known to have closed.
+    for number in 0..20 {
+        let answer = connection.ask(request(Method::POST, HOST, "/").body(full("hello")).unwrap()).await.unwrap();
+        assert_eq!(answer.status, 200, "POST number {number}");
+        tokio::time::sleep(Duration::from_millis(80)).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

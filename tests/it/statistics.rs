@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use serde_json::Value;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
 use crate::harness::backend::{Backend, Mode};
@@ -10,7 +12,7 @@ use crate::harness::client::{H1, Target};
 use crate::harness::load::Plan;
 use crate::harness::scene::{self, HOST, backends, mixed};
 use crate::harness::weir::Weir;
-use crate::harness::{eventually, turn, until};
+use crate::harness::{eventually, raw, turn, until, within};
 
 /// The entry of a Service in `/api/v1/stats`, and the time it speaks of, in seconds.
 async fn stats(weir: &Weir, service: &str) -> (f64, Value) {
@@ -127,10 +129,11 @@ async fn a_client_that_goes_away_is_counted_and_leaves_nothing_in_flight() {
     let _turn = turn::beside_others().await;
     let (weir, backend) = scene::one_backend().await;
     for _ in 0..10 {
-        let mut connection = H1::connect(&Target::plain(weir.http)).await.unwrap();
-        let asking = tokio::spawn(async move { connection.get(HOST, "/slow/60000").await.map(drop) });
+        let mut stream = TcpStream::connect(weir.http).await.unwrap();
+        let asked = format!("GET /slow/60000 HTTP/1.1\r\nHost: {HOST}\r\n\r\n");
+        stream.write_all(asked.as_bytes()).await.unwrap();
         until("in flight", async || backend.in_flight() == 1).await;
-        asking.abort();
+        raw::reset(stream);
         until("the backend's request is given up", async || backend.in_flight() == 0).await;
     }
     eventually("counted", async || {
@@ -141,6 +144,23 @@ async fn a_client_that_goes_away_is_counted_and_leaves_nothing_in_flight() {
     .await;
     let metrics = weir.metrics().await;
     assert_eq!(metrics.sum("weir_faults_total", &[("reason", "client_gone")]), 10.0);
+}
+
+/// A FIN may come from a client that has said all and still listens: it has ten seconds.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_closes_and_does_not_listen_is_given_up_after_a_while() {
+    let _turn = turn::beside_others().await;
+    let (weir, backend) = scene::one_backend().await;
+    let mut stream = TcpStream::connect(weir.http).await.unwrap();
+    let asked = format!("GET /slow/60000 HTTP/1.1\r\nHost: {HOST}\r\n\r\n");
+    stream.write_all(asked.as_bytes()).await.unwrap();
+    until("in flight", async || backend.in_flight() == 1).await;
+    drop(stream);
+    within(Duration::from_secs(15), "the backend's request is given up", async || match backend.in_flight() {
+        0 => Ok(()),
+        _ => Err("in flight"),
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

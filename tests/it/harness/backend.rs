@@ -34,7 +34,7 @@ use http::header::{CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, UPGRADE}
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use http_body::Frame;
 use http_body_util::combinators::UnsyncBoxBody;
-use http_body_util::{BodyExt, Empty, Full};
+use http_body_util::{BodyExt, Empty, Full, StreamBody};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
@@ -392,10 +392,9 @@ async fn sink(mut body: Incoming) -> Response<Body> {
 fn with_trailers() -> Response<Body> {
     let mut trailers = HeaderMap::new();
     trailers.insert("x-sum", HeaderValue::from_static("42"));
-    let body = Full::new(Bytes::from_static(b"with trailers\n"))
-        .map_err(|never| match never {})
-        .with_trailers(async move { Some(Ok(trailers)) })
-        .boxed_unsync();
+    // Of unknown length, so that HTTP/1.1 sends it in chunks, after which alone there can be trailers.
+    let frames = [Frame::data(Bytes::from_static(b"with trailers\n")), Frame::trailers(trailers)];
+    let body = StreamBody::new(tokio_stream::iter(frames.map(Ok::<_, Error>))).boxed_unsync();
     let mut response = Response::new(body);
     response.headers_mut().insert("trailer", HeaderValue::from_static("x-sum"));
     response

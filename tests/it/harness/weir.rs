@@ -68,6 +68,7 @@ pub struct Builder {
     directory: TempDir,
     arguments: Vec<String>,
     with_folder: bool,
+    with_listeners: bool,
 }
 
 /// A running instance; killed when dropped.
@@ -103,7 +104,7 @@ impl Weir {
     pub fn builder() -> Builder {
         let directory = tempfile::tempdir().unwrap();
         std::fs::create_dir(directory.path().join("manifests")).unwrap();
-        Builder { directory, arguments: Vec::new(), with_folder: true }
+        Builder { directory, arguments: Vec::new(), with_folder: true, with_listeners: true }
     }
 
     /// The manifests folder.
@@ -227,6 +228,13 @@ impl Builder {
         self
     }
 
+    /// Static settings with listeners of their own; a flag would replace all listeners of its protocol.
+    #[must_use]
+    pub fn settings_with_listeners(mut self, yaml: &str) -> Self {
+        self.with_listeners = false;
+        self.settings(yaml)
+    }
+
     /// Static settings (`weir.yaml`).
     #[must_use]
     pub fn settings(mut self, yaml: &str) -> Self {
@@ -263,8 +271,11 @@ impl Builder {
         if self.with_folder {
             command.arg("--manifests").arg(self.directory.path().join("manifests"));
         }
+        if self.with_listeners {
+            command.args(["--http", "127.0.0.1:0", "--https", "127.0.0.1:0"]);
+        }
         let mut child = command
-            .args(["--http", "127.0.0.1:0", "--https", "127.0.0.1:0", "--admin", "127.0.0.1:0"])
+            .args(["--admin", "127.0.0.1:0"])
             .args(&self.arguments)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

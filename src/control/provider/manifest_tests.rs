@@ -167,5 +167,3 @@ fn every_prefix_of_a_file_is_read_without_panic() {
         }
     }
 }
-
-/// 1,000 EndpointSlices of 100 endpoints and 10,000 Ingresses.

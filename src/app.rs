@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::thread::JoinHandle;
@@ -15,15 +15,18 @@ use std::time::{Duration, Instant, SystemTime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 
-use crate::admin::{self, AdminSettings, Audience, Readiness, Sources, show};
+use serde_json::Value;
+
+use crate::admin::{self, ActionError, AdminSettings, Audience, CutoverAction, Readiness, Sources, show};
 use crate::config::{AccessLogMode, ListenerProtocol, LogFormat, Origins, Settings, Underscores};
+use crate::control::cutover::edit::{self, EditError};
 use crate::control::cutover::{Board, Driver, Moment, RegistryTally, Timestamp};
 use crate::control::provider::directory::Directory;
 use crate::control::provider::feed;
 use crate::control::translate::{Change, Options as TranslateOptions, Translator};
 use crate::control::{Control, Cycle, Report};
 use crate::drain::{Drain, Phase};
-use crate::model::{Bind, Protocol};
+use crate::model::{Bind, ObjectName, Protocol};
 use crate::proxy::backend::health::Checker;
 use crate::proxy::fault::Fault;
 use crate::proxy::listener::{BindError, Spec};
@@ -127,6 +130,10 @@ pub fn run(settings: Settings, origins: &Origins, source: Source, announce: impl
     let report = Arc::new(Report::default());
     let drain = Drain::default();
     let access_log = open_access_log(&settings)?;
+    let manifests = match &source {
+        Source::Directory(path) => Some(path.clone()),
+        Source::Embedded(_) => None,
+    };
     let (directory, batches) = open_source(source)?;
 
     let live = Live::new(registry.clone());
@@ -148,6 +155,9 @@ pub fn run(settings: Settings, origins: &Origins, source: Source, announce: impl
     let serving = Arc::new(AtomicBool::new(false));
     let mut sources = Sources::new(registry.clone(), gauges.clone());
     fill(&mut sources, &settings, origins, &published, &report, &backends, &board, &serving, &drain);
+    if let Some(manifests) = manifests {
+        sources.act = Arc::new(move |service, action| act(&manifests, service, action));
+    }
     let logs_control = (access_log.control(), logs.control());
     let facts = FactSources {
         published: published.clone(),
@@ -346,12 +356,17 @@ fn options(settings: &Settings) -> Options {
                 fields: limits.header_count,
             },
             trailers: limits.trailer,
+            extensions: limits.chunk_extensions,
             body: limits.body,
             connections: connections(limits.connections as u64),
             connections_per_address: u32::try_from(limits.connections_per_address).unwrap_or(u32::MAX),
             streams: limits.h2_streams,
             stream_window: limits.h2_stream_window,
             connection_window: limits.h2_connection_window,
+            send_buffer: limits.h2_send_buffer,
+            header_list: limits.h2_header_list,
+            pending_resets: limits.h2_pending_resets,
+            local_resets: limits.h2_local_resets,
         },
         timeouts: Timeouts {
             handshake: timeouts.tls_handshake,
@@ -369,6 +384,7 @@ fn options(settings: &Settings) -> Options {
         keep_underscores: settings.headers.underscores == Underscores::Keep,
         merge_slashes: settings.headers.merge_slashes,
         attempts: settings.retries.attempts,
+        retry_percent: settings.retries.budget_percent,
     }
 }
 
@@ -497,6 +513,25 @@ fn fill(
         Box::new(move |name| one.services.load().get(name).and_then(|state| serde_json::to_value(&**state).ok()));
     let asked = published.clone();
     sources.explain = Box::new(move |question| show::explain(&asked.load(), question));
+}
+
+/// Does what a build server asks for, as its owner would: by the annotation in the file. The other annotations of a
+/// cutover are written by hand.
+fn act(manifests: &Path, service: &ObjectName, action: &CutoverAction) -> Result<Value, ActionError> {
+    let CutoverAction::To(color) = action else {
+        let text = "in a folder only {\"to\": COLOR} can be asked for; edit the annotations for the rest";
+        return Err(ActionError::Unavailable(text.to_owned()));
+    };
+    match edit::set_active(manifests, service, color) {
+        Ok(edited) => Ok(serde_json::json!({
+            "file": edited.file.display().to_string(),
+            "before": edited.before,
+            "active": &**color,
+            "changed": edited.changed,
+        })),
+        Err(error @ EditError::File { .. }) => Err(ActionError::Unavailable(error.to_string())),
+        Err(error) => Err(ActionError::Invalid(error.to_string())),
+    }
 }
 
 /// Where `/metrics` finds what is neither a statistic nor a gauge.

@@ -99,13 +99,12 @@ impl Admin {
         let mut stream = connect(&self.address).map_err(unreachable)?;
         stream.set_read_timeout(Some(PATIENCE)).map_err(unreachable)?;
         stream.set_write_timeout(Some(PATIENCE)).map_err(unreachable)?;
-        write!(
-            stream,
+        let request = format!(
             "GET {path} HTTP/1.0\r\nHost: {}\r\nAccept: application/json\r\nUser-Agent: weir/{}\r\n\r\n",
             self.address,
             env!("CARGO_PKG_VERSION")
-        )
-        .map_err(unreachable)?;
+        );
+        stream.write_all(request.as_bytes()).map_err(unreachable)?;
         let mut answer = Vec::new();
         stream.take(LARGEST).read_to_end(&mut answer).map_err(unreachable)?;
         parse(&answer).map_err(|problem| self.foreign(problem))

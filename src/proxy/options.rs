@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use super::wire::chunked::ChunkLimits;
 use super::wire::parse::HeadLimits;
 
 /// Limits and manners of every listener and request.
@@ -25,6 +26,8 @@ pub struct Options {
     pub merge_slashes: bool,
     /// Attempts per request, the first included.
     pub attempts: u32,
+    /// Share of requests that may be tried again, in percent.
+    pub retry_percent: u32,
 }
 
 /// Limits. 0 is none where not said otherwise.
@@ -34,6 +37,8 @@ pub struct Limits {
     pub head: HeadLimits,
     /// Bytes of trailers; at least 1.
     pub trailers: usize,
+    /// Bytes of chunk extensions in one body.
+    pub extensions: usize,
     /// Bytes of a request body.
     pub body: u64,
     /// Connections per listener over all workers.
@@ -46,6 +51,21 @@ pub struct Limits {
     pub stream_window: u32,
     /// HTTP/2 receive window per connection, bytes.
     pub connection_window: u32,
+    /// HTTP/2 bytes waiting to be sent, per stream.
+    pub send_buffer: usize,
+    /// HTTP/2 header list, bytes.
+    pub header_list: u32,
+    /// HTTP/2 streams reset before they were served, per connection, before it is ended (CVE-2023-44487).
+    pub pending_resets: usize,
+    /// HTTP/2 streams that we had to reset for the client's errors, before its connection is ended (CVE-2025-8671).
+    pub local_resets: usize,
+}
+
+impl Limits {
+    /// Of chunked bodies.
+    pub fn chunks(&self) -> ChunkLimits {
+        ChunkLimits { extensions: self.extensions, trailers: self.trailers }
+    }
 }
 
 impl Default for Limits {
@@ -53,12 +73,17 @@ impl Default for Limits {
         Self {
             head: HeadLimits::default(),
             trailers: 4096,
+            extensions: 256,
             body: 0,
             connections: 100_000,
             connections_per_address: 0,
             streams: 100,
             stream_window: 64 * 1024,
             connection_window: 1024 * 1024,
+            send_buffer: 64 * 1024,
+            header_list: 32 * 1024,
+            pending_resets: 20,
+            local_resets: 1024,
         }
     }
 }

@@ -86,15 +86,13 @@ impl Default for RetryBudget {
 
 impl RetryBudget {
     const RETRY: i64 = 1_000;
-    /// Of each request: 20 %.
-    const PER_REQUEST: i64 = 200;
     /// Of each second.
     const FLOOR: i64 = 3 * Self::RETRY;
     const FADE_SECONDS: i64 = 10;
 
-    /// Notes a request (not its retries).
-    pub fn deposit(&self) {
-        self.balance.fetch_add(Self::PER_REQUEST, Ordering::Relaxed);
+    /// Notes a request (not its retries), of which `percent` may be tried again; 20 by default.
+    pub fn deposit(&self, percent: u32) {
+        self.balance.fetch_add(i64::from(percent) * Self::RETRY / 100, Ordering::Relaxed);
     }
 
     /// Takes one retry out; false: the budget is used up.
@@ -191,7 +189,7 @@ mod tests {
         let budget = RetryBudget::default();
         let mut retries = 0u32;
         for request in 0..60_000u64 {
-            budget.deposit();
+            budget.deposit(20);
             retries += u32::from(budget.withdraw(request * SECOND / 1_000));
         }
         assert!((11_500..12_300).contains(&retries), "{retries}");
@@ -211,7 +209,7 @@ mod tests {
     #[test]
     fn quiet_time_does_not_pay_for_a_storm() {
         let budget = RetryBudget::default();
-        (0..100_000).for_each(|_| budget.deposit());
+        (0..100_000).for_each(|_| budget.deposit(20));
         assert!(budget.left() > 20_000);
         let mut retries = 0;
         while budget.withdraw(300 * SECOND) {

@@ -164,7 +164,7 @@ async fn exchange(
     let body = if meta.framing == Framing::None {
         RequestBody::empty(context)
     } else {
-        let body = IncomingBody::begin(connection, &meta, limits.trailers, limits.body);
+        let body = IncomingBody::begin(connection, &meta, limits.chunks(), limits.body);
         RequestBody::h1(context, body, length)
     };
     let body = if limits.body != 0 && length.is_some_and(|length| length > limits.body) {

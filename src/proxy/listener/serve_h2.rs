@@ -27,10 +27,6 @@ use crate::proxy::wire::stream::HyperIo;
 use crate::proxy::wire::{Headers, Name, RequestHead, Version};
 use crate::telemetry::gauges::ListenerCounters;
 
-/// Streams that were reset before they were served, per connection, before it is ended (CVE-2023-44487).
-const PENDING_RESETS: usize = 20;
-/// Streams that we had to reset for the client's errors, before its connection is ended (CVE-2025-8671).
-const LOCAL_RESETS: usize = 256;
 /// Between two signs of life asked from a quiet client, and how long it has for each.
 const PING: Duration = Duration::from_secs(20);
 
@@ -49,10 +45,10 @@ pub(super) async fn serve(
         .max_concurrent_streams(limits.streams)
         .initial_stream_window_size(limits.stream_window)
         .initial_connection_window_size(limits.connection_window)
-        .max_header_list_size(u32::try_from(limits.head.block).unwrap_or(u32::MAX))
-        .max_send_buf_size(64 * 1024)
-        .max_pending_accept_reset_streams(PENDING_RESETS)
-        .max_local_error_reset_streams(LOCAL_RESETS)
+        .max_header_list_size(limits.header_list)
+        .max_send_buf_size(limits.send_buffer)
+        .max_pending_accept_reset_streams(limits.pending_resets)
+        .max_local_error_reset_streams(limits.local_resets)
         .keep_alive_interval(PING)
         .keep_alive_timeout(PING);
     let stream = HyperIo::new(io, input);

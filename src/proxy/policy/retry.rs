@@ -2,9 +2,6 @@
 
 use crate::proxy::fault::Fault;
 
-/// Attempts of one request, the first included.
-pub const MAX_ATTEMPTS: u32 = 3;
-
 /// What is known about a request whose attempt failed.
 #[derive(Clone, Copy, Debug)]
 pub struct Failed {
@@ -19,6 +16,8 @@ pub struct Failed {
     pub replayable: bool,
     /// Attempts made so far, this one included.
     pub attempts: u32,
+    /// Attempts that one request may have, the first included.
+    pub most: u32,
 }
 
 /// Whether another attempt may be made. Only then `withdraw` is asked, which takes one retry out of the backend's budget
@@ -28,9 +27,9 @@ pub struct Failed {
 /// idempotent (RFC 9110 section 9.2.2). Nothing is tried again once a byte of a response has been sent on: the caller does
 /// not ask then.
 pub fn may_retry(failed: Failed, withdraw: impl FnOnce() -> bool) -> bool {
-    let Failed { fault, idempotent, sent, replayable, attempts } = failed;
+    let Failed { fault, idempotent, sent, replayable, attempts, most } = failed;
     let safe = fault.never_processed() || (fault.retryable() && (idempotent || !sent));
-    safe && replayable && attempts < MAX_ATTEMPTS && withdraw()
+    safe && replayable && attempts < most && withdraw()
 }
 
 #[cfg(test)]
@@ -38,14 +37,14 @@ mod tests {
     use super::*;
 
     const GET: Failed =
-        Failed { fault: Fault::UpstreamReset, idempotent: true, sent: true, replayable: true, attempts: 1 };
+        Failed { fault: Fault::UpstreamReset, idempotent: true, sent: true, replayable: true, attempts: 1, most: 3 };
 
     #[test]
     fn table_of_what_may_be_tried_again() {
         let post = Failed { idempotent: false, ..GET };
         for (failed, expected) in [
             (GET, true),
-            (Failed { attempts: MAX_ATTEMPTS, ..GET }, false),
+            (Failed { attempts: 3, ..GET }, false),
             (Failed { replayable: false, ..GET }, false),
             (Failed { fault: Fault::UpstreamTimeout, ..GET }, true),
             (Failed { fault: Fault::UpstreamProtocol, ..GET }, false),

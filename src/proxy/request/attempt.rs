@@ -187,7 +187,7 @@ async fn over_h1(
     let limits = &context.options.limits;
     let coding = if body.is_empty() { Coding::None } else { body.length.map_or(Coding::Chunked, Coding::Length) };
     let to_head = exchange.request.method() == "HEAD";
-    let mut upstream = client::Exchange::new(io, body, coding, limits.trailers);
+    let mut upstream = client::Exchange::new(io, body, coding, limits.chunks());
     exchange.timer.set(with.head_deadline, context.now());
     let Exchange { request, response, timer, .. } = exchange;
     let mut half_closed = false;

@@ -234,7 +234,7 @@ fn start(
     }
     let color = backend.colors.get(position).ok_or(Fault::NoEndpoints)?.clone();
     context.stats.borrow_mut().started(color.series.slot(), exchange.started);
-    backend.load.retries.deposit();
+    backend.load.retries.deposit(context.options.retry_percent);
     exchange.target = Some(Target { backend: backend.clone(), color: color.clone(), share, position, permit });
     Ok(color)
 }
@@ -293,7 +293,8 @@ async fn attempt(
             idempotent,
             sent,
             replayable: again.rewind(),
-            attempts: exchange.attempts + retry::MAX_ATTEMPTS.saturating_sub(context.options.attempts),
+            attempts: exchange.attempts,
+            most: context.options.attempts,
         };
         let now = context.now();
         if now >= exchange.deadline || !retry::may_retry(failed, || backend.load.retries.withdraw(now)) {

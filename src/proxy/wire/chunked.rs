@@ -2,8 +2,14 @@
 
 use super::head::{Headers, Name};
 
-/// Bytes of chunk extensions in sum.
-const MAX_EXTENSIONS: usize = 256;
+/// Bounds on what a chunked body carries beside its data, in bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct ChunkLimits {
+    /// Chunk extensions in sum.
+    pub extensions: usize,
+    /// Trailers.
+    pub trailers: usize,
+}
 
 /// Why a chunked body is not one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -17,7 +23,7 @@ pub struct Decoder {
     digits: u8,
     extensions: usize,
     trailer: Vec<u8>,
-    trailer_limit: usize,
+    limits: ChunkLimits,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -47,9 +53,9 @@ pub enum Step {
 }
 
 impl Decoder {
-    /// A decoder that takes at most `trailer_limit` bytes of trailers.
-    pub fn new(trailer_limit: usize) -> Self {
-        Self { state: State::Size, left: 0, digits: 0, extensions: 0, trailer: Vec::new(), trailer_limit }
+    /// A decoder of one body.
+    pub fn new(limits: ChunkLimits) -> Self {
+        Self { state: State::Size, left: 0, digits: 0, extensions: 0, trailer: Vec::new(), limits }
     }
 
     /// Whether the body is complete.
@@ -112,11 +118,11 @@ impl Decoder {
 
     fn extension(&mut self) -> Result<State, Malformed> {
         self.extensions += 1;
-        if self.extensions > MAX_EXTENSIONS { Err(Malformed) } else { Ok(State::Extension) }
+        if self.extensions > self.limits.extensions { Err(Malformed) } else { Ok(State::Extension) }
     }
 
     fn trailer(&mut self, byte: u8) -> Result<State, Malformed> {
-        if self.trailer.len() >= self.trailer_limit {
+        if self.trailer.len() >= self.limits.trailers {
             return Err(Malformed);
         }
         self.trailer.push(byte);
@@ -190,8 +196,10 @@ pub fn put_size_line(buffer: &mut [u8], end: usize, length: usize) -> usize {
 mod tests {
     use super::*;
 
+    const LIMITS: ChunkLimits = ChunkLimits { extensions: 256, trailers: 4096 };
+
     fn decode(pieces: &[&[u8]]) -> Result<(Vec<u8>, bool, usize), Malformed> {
-        let mut decoder = Decoder::new(4096);
+        let mut decoder = Decoder::new(LIMITS);
         let mut out = Vec::new();
         let mut rest = 0;
         for piece in pieces {
@@ -256,7 +264,7 @@ mod tests {
 
     #[test]
     fn trailers_come_without_framing_names() {
-        let mut decoder = Decoder::new(4096);
+        let mut decoder = Decoder::new(LIMITS);
         let text = b"0\r\nGrpc-Status: 0\r\nContent-Length: 7\r\nHost: x\r\n\r\n";
         assert_eq!(decoder.step(text), Ok((text.len(), Step::End)));
         let trailers = decoder.trailers().unwrap().unwrap();

@@ -7,7 +7,7 @@ use std::cell::RefCell;
 use std::task::{Context, Poll, ready};
 
 use super::buffers::with_scratch;
-use super::chunked::Decoder;
+use super::chunked::{ChunkLimits, Decoder};
 use super::head::{Headers, ResponseHead};
 use super::io::Io;
 use super::parse::{self, Framing, HeadLimits, ResponseMeta};
@@ -34,7 +34,7 @@ pub struct Exchange<B> {
     keep_alive: bool,
     interim: u32,
     trailers: Option<Headers>,
-    trailer_limit: usize,
+    chunks: ChunkLimits,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -67,7 +67,7 @@ pub enum Answer {
 
 impl<B: BodySource> Exchange<B> {
     /// An exchange that has not begun.
-    pub fn new(io: Io, body: B, coding: Coding, trailer_limit: usize) -> Self {
+    pub fn new(io: Io, body: B, coding: Coding, chunks: ChunkLimits) -> Self {
         Self {
             io: RefCell::new(io),
             pump: Pump::new(coding),
@@ -79,7 +79,7 @@ impl<B: BodySource> Exchange<B> {
             keep_alive: false,
             interim: 0,
             trailers: None,
-            trailer_limit,
+            chunks,
         }
     }
 
@@ -157,7 +157,7 @@ impl<B: BodySource> Exchange<B> {
         self.rest = match meta.framing {
             Framing::None => Rest::Done,
             Framing::Length(length) => Rest::Length(length),
-            Framing::Chunked => Rest::Chunked(Decoder::new(self.trailer_limit)),
+            Framing::Chunked => Rest::Chunked(Decoder::new(self.chunks)),
             Framing::UntilClose => Rest::UntilClose,
         };
         Ok(Some(Answer::Final(meta)))

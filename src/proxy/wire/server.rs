@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use super::buffers::with_scratch;
-use super::chunked::{Decoder, Step};
+use super::chunked::{ChunkLimits, Decoder, Step};
 use super::head::{Headers, RequestHead};
 use super::io::{Io, Unsent};
 use super::parse::{self, Framing, HeadLimits, RequestMeta};
@@ -237,10 +237,10 @@ pub struct IncomingBody(Rc<Connection>);
 
 impl IncomingBody {
     /// The body that follows a head. `limit`: most bytes, 0 is no limit.
-    pub fn begin(connection: &Rc<Connection>, meta: &RequestMeta, trailer_limit: usize, limit: u64) -> Self {
+    pub fn begin(connection: &Rc<Connection>, meta: &RequestMeta, chunks: ChunkLimits, limit: u64) -> Self {
         let rest = match meta.framing {
             Framing::Length(length) => Rest::Length(length),
-            Framing::Chunked => Rest::Chunked(Decoder::new(trailer_limit)),
+            Framing::Chunked => Rest::Chunked(Decoder::new(chunks)),
             Framing::None | Framing::UntilClose => Rest::Done,
         };
         *connection.body.borrow_mut() =

@@ -205,8 +205,33 @@ fn complete<T: Complete>(mut object: T) -> Result<Object, Failure> {
             "metadata.name is missing",
             "give the object a name (generateName is for API servers only)",
         )),
-        Some(name) => check_name("metadata.name", name).map(|()| object.finish()),
+        Some(name) => check_name("metadata.name", name),
+    }?;
+    check_required(&object)?;
+    Ok(object.finish())
+}
+
+/// Fields without which an API server takes no Ingress. Their absence is how a file looks that is still being written.
+fn check_required(object: &dyn std::any::Any) -> Result<(), Failure> {
+    let Some(spec) = object.downcast_ref::<Ingress>().and_then(|ingress| ingress.spec.as_ref()) else { return Ok(()) };
+    for (rule_at, rule) in spec.rules.iter().flatten().enumerate() {
+        for (at, path) in rule.http.iter().flat_map(|http| &http.paths).enumerate() {
+            let missing = if path.backend.service.is_none() && path.backend.resource.is_none() {
+                "backend"
+            } else if path.path_type.is_empty() {
+                "pathType"
+            } else {
+                continue;
+            };
+            let field = format!("spec.rules[{rule_at}].http.paths[{at}].{missing}");
+            let fix = match missing {
+                "backend" => "say where the path leads: backend: {service: {name: NAME, port: {number: PORT}}}",
+                _ => "write Prefix, Exact or ImplementationSpecific",
+            };
+            return Err(Failure::say(format!("{field} is missing"), fix));
+        }
     }
+    Ok(())
 }
 
 /// RFC 1123 subdomain, as the API server asks of names (`IsDNS1123Subdomain`).

@@ -8,6 +8,10 @@ use crate::telemetry::stats::Slot;
 /// Idle connections that one worker keeps to one endpoint.
 const KEPT: usize = 512;
 
+/// Nanoseconds after which an idle connection is no longer trusted with a request that could not be repeated: the
+/// endpoint may be closing it at this very moment.
+const TRUSTED: u64 = 1_000_000_000;
+
 struct Idle {
     io: Io,
     since: u64,
@@ -17,6 +21,25 @@ struct Idle {
 struct Place {
     epoch: u32,
     idle: Vec<Idle>,
+    /// The shortest time (nanoseconds) after which this endpoint was seen to close an idle connection; 0: never seen.
+    closes_after: u64,
+}
+
+impl Place {
+    /// The endpoint closed a connection that had been idle for at most this long.
+    fn learn(&mut self, rested: u64) {
+        if self.closes_after == 0 || rested < self.closes_after {
+            self.closes_after = rested.max(1);
+        }
+    }
+
+    fn trusted(&self) -> u64 {
+        match self.closes_after {
+            0 => TRUSTED,
+            // What was seen is an upper bound of the endpoint's own limit, and an early one may come.
+            seen => TRUSTED.min(seen / 2),
+        }
+    }
 }
 
 /// A worker's idle connections.
@@ -27,14 +50,21 @@ pub struct Pools {
 }
 
 impl Pools {
-    /// A connection to this endpoint that was open a moment ago.
-    pub fn take(&mut self, slot: Slot) -> Option<Io> {
+    /// A connection to this endpoint that was open a moment ago. `repeatable`: whether the request can be sent again if
+    /// the endpoint closes it just now; if not, only a connection that was used shortly before is given.
+    pub fn take(&mut self, slot: Slot, now: u64, repeatable: bool) -> Option<Io> {
         let place = self.places.get_mut(slot.index()).filter(|place| place.epoch == slot.epoch())?;
-        while let Some(mut idle) = place.idle.pop() {
+        while let Some(idle) = place.idle.last() {
+            let rested = now.saturating_sub(idle.since);
+            if !repeatable && rested >= place.trusted() {
+                return None;
+            }
+            let Some(mut idle) = place.idle.pop() else { break };
             self.count -= 1;
             if is_quiet(&mut idle.io) {
                 return Some(idle.io);
             }
+            place.learn(rested);
         }
         None
     }
@@ -47,8 +77,7 @@ impl Pools {
         let place = &mut self.places[slot.index()];
         if place.epoch != slot.epoch() {
             self.count -= place.idle.len();
-            place.idle.clear();
-            place.epoch = slot.epoch();
+            *place = Place { epoch: slot.epoch(), ..Place::default() };
         }
         if place.idle.len() < KEPT {
             place.idle.push(Idle { io, since: now });

@@ -191,10 +191,9 @@ async fn exchange(
     });
     let keep = meta.keep_alive && !context.draining.get() && !refused && !connection.body_is_held_back();
     match send(context, connection, &mut running, body, keep).await {
-        Sent::Whole if keep => {}
-        Sent::Whole => return Outcome::Close,
-        Sent::Broken => return Outcome::Gone,
+        Sent::Whole => {}
         Sent::Ended => return Outcome::Close,
+        Sent::Broken => return Outcome::Gone,
     }
     drop(running);
     if connection.body_is_done() {
@@ -215,9 +214,9 @@ async fn exchange(
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Sent {
-    /// The whole response.
+    /// The whole response; the connection can be kept.
     Whole,
-    /// Ended early, in good order, and the connection with it.
+    /// All that there will be, in good order, and the connection ends with it.
     Ended,
     /// Not to its end.
     Broken,
@@ -330,9 +329,7 @@ async fn send(
     exchange.complete = sent == Sent::Whole;
     body.close();
     match sent {
-        Sent::Whole if exchange.fault == Some(Fault::Drained) => Sent::Ended,
-        // The backend's half of the exchange is not over: the rest of the request would go nowhere.
-        Sent::Whole if !keep => Sent::Whole,
+        Sent::Whole if !keep || exchange.fault == Some(Fault::Drained) => Sent::Ended,
         other => other,
     }
 }

@@ -24,7 +24,7 @@ use crate::proxy::wire::server::Connection;
 
 /// How long (nanoseconds) an answer may be silent for a client that has ended its own direction. Most such clients have
 /// gone; some wait.
-pub const HALF_CLOSED: u64 = 10_000_000_000;
+pub const HALF_CLOSED: u64 = 5_000_000_000;
 
 /// An attempt in flight: counted from its start until its response is over, judged once.
 pub struct Attempt {
@@ -142,7 +142,7 @@ pub(super) async fn send(
     let io = if let Some(sender) = upstream_h2::open_connection(context, slot) {
         return upstream_h2::send(with, exchange, attempt, sender, body).await;
     } else if with.backend.desired.protocol != UpstreamProtocol::H2c
-        && let Some(io) = context.pools.borrow_mut().take(slot)
+        && let Some(io) = context.pools.borrow_mut().take(slot, context.now(), exchange.request.is_idempotent())
     {
         io
     } else {

@@ -123,6 +123,9 @@ pub fn run(settings: Settings, origins: &Origins, source: Source, announce: impl
     };
     let level = format!("{:?}", settings.log.level).to_ascii_lowercase();
     let logs = log::init(&level, format)?;
+    if settings.trusted_proxies.is_empty() && settings.listeners.iter().any(|listener| listener.proxy_protocol) {
+        tracing::warn!("proxy_protocol is on and trusted_proxies is empty: every connection there will be refused");
+    }
     let workers = settings.workers.get();
     let registry = Registry::new(workers, &REASONS);
     let gauges = Gauges::new(workers);

@@ -93,11 +93,11 @@ pub struct Provider {
 pub struct Limits {
     /// Length of a method, 1–256. Default 32: the longest registered one has 17.
     pub method: usize,
-    /// Length of a request target, 256 B–1 MiB. Default 16 KiB: beyond what browsers send, below what hurts.
+    /// Length of a request target, 256 B–64 KiB. Default 16 KiB: beyond what browsers send, below what hurts.
     pub target: usize,
-    /// Size of all header lines of a message, 1 KiB–1 MiB. Default 32 KiB: large cookies and tokens pass.
+    /// Size of all header lines of a message, 1 KiB–64 KiB. Default 32 KiB: large cookies and tokens pass.
     pub header_block: usize,
-    /// Header lines of a message, 1–1000. Default 100: work per header is paid by count, not by bytes.
+    /// Header lines of a message, 1–256. Default 100: work per header is paid by count, not by bytes.
     pub header_count: usize,
     /// Size of all trailer lines, 0–64 KiB. Default 4 KiB: gRPC needs a few hundred bytes.
     pub trailer: usize,

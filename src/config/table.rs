@@ -80,9 +80,9 @@ table! {
     "provider.directory" Some("--manifests"), provider.directory = optional_path(), "folder (or file) of manifests, watched";
     "workers" Some("--workers"), workers = workers(), "threads that serve requests; default: the cores this process may use";
     "limits.method" NO_FLAG, limits.method = size(1, 256), "length of a method";
-    "limits.target" NO_FLAG, limits.target = size(256, MIB), "length of a request target; beyond it 414";
-    "limits.header_block" NO_FLAG, limits.header_block = size(1024, MIB), "size of all header lines of a message; beyond it 431";
-    "limits.header_count" NO_FLAG, limits.header_count = count(1, 1000), "number of header lines of a message; beyond it 431";
+    "limits.target" NO_FLAG, limits.target = size(256, 65536), "length of a request target; beyond it 414";
+    "limits.header_block" NO_FLAG, limits.header_block = size(1024, 65536), "size of all header lines of a message; beyond it 431";
+    "limits.header_count" NO_FLAG, limits.header_count = count(1, 256), "number of header lines of a message; beyond it 431";
     "limits.trailer" NO_FLAG, limits.trailer = size(0, 65536), "size of all trailer lines of a message";
     "limits.chunk_extensions" NO_FLAG, limits.chunk_extensions = size(0, 4096), "size of all chunk extensions of a message";
     "limits.body" NO_FLAG, limits.body = size(0, u64::MAX), "size of a request body, beyond it 413; 0 is no limit";
@@ -103,7 +103,7 @@ table! {
     "timeouts.response_head" NO_FLAG, timeouts.response_head = duration("10ms", "1d"), "from the end of a request to the head of its response";
     "timeouts.tunnel_idle" NO_FLAG, timeouts.tunnel_idle = duration("1s", "7d"), "silence of an upgraded connection";
     "timeouts.upstream_idle" NO_FLAG, timeouts.upstream_idle = duration("0", "1h"), "how long an unused connection to an endpoint is kept";
-    "trusted_proxies" NO_FLAG, trusted_proxies = networks(), "peers whose X-Forwarded-* and PROXY headers are believed";
+    "trusted_proxies" NO_FLAG, trusted_proxies = networks(), "peers whose X-Forwarded-* and PROXY headers are believed; a PROXY header from anyone else ends the connection";
     "access_log.mode" Some("--access-log"), access_log.mode = choice(MODES), "which requests get a line";
     "access_log.sample" NO_FLAG, access_log.sample = share(), "share of requests that get a line when sampled";
     "access_log.path" NO_FLAG, access_log.path = output(), "where the lines go";

@@ -179,23 +179,23 @@ fn what_is_wrong_in_the_file_is_said_with_place_and_remedy() {
         ),
         (
             "limits: {target: 2MiB}",
-            "weir.yaml:1:18: limits.target is \"2MiB\", but must be a size in bytes like 4096, 32KiB or 1MiB, from 256 to 1MiB",
+            "weir.yaml:1:18: limits.target is \"2MiB\", but must be a size in bytes like 4096, 32KiB or 1MiB, from 256 to 64KiB",
         ),
         (
             "limits: {header_block: 32kb}",
-            "weir.yaml:1:24: limits.header_block is \"32kb\", but must be a size in bytes like 4096, 32KiB or 1MiB, from 1KiB to 1MiB",
+            "weir.yaml:1:24: limits.header_block is \"32kb\", but must be a size in bytes like 4096, 32KiB or 1MiB, from 1KiB to 64KiB",
         ),
         (
             "limits: {header_count: -1}",
-            "weir.yaml:1:24: limits.header_count is \"-1\", but must be a whole number from 1 to 1000",
+            "weir.yaml:1:24: limits.header_count is \"-1\", but must be a whole number from 1 to 256",
         ),
         (
             "limits: {header_count: 1.5}",
-            "weir.yaml:1:24: limits.header_count is \"1.5\", but must be a whole number from 1 to 1000",
+            "weir.yaml:1:24: limits.header_count is \"1.5\", but must be a whole number from 1 to 256",
         ),
         (
             "limits: {header_count: [1]}",
-            "weir.yaml:1:24: limits.header_count is a list, but must be a whole number from 1 to 1000",
+            "weir.yaml:1:24: limits.header_count is a list, but must be a whole number from 1 to 256",
         ),
         (
             "timeouts: {connect: 5}",

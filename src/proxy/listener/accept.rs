@@ -17,6 +17,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
 use super::{Shared, Spec, proxy_protocol, serve_h1, serve_h2};
+use crate::proxy::policy::forwarding::is_trusted;
 use crate::proxy::request::{Context, Origin};
 use crate::proxy::wire::io::Io;
 use crate::proxy::wire::server::Connection;
@@ -159,6 +160,11 @@ impl Listener {
         };
         let handshake = self.context.options.timeouts.handshake;
         if self.spec.proxy_protocol {
+            // Whoever may write this header may be anyone.
+            if !is_trusted(origin.peer.ip(), &self.context.options.trusted) {
+                self.counters.refused.add(1);
+                return;
+            }
             match tokio::time::timeout(handshake, proxy_header(&stream)).await {
                 Ok(Some(Some((source, destination)))) => {
                     origin.peer = SocketAddr::new(source.ip().to_canonical(), source.port());

@@ -189,7 +189,11 @@ async fn exchange(
     let refused = running.fault.is_some_and(|fault| {
         matches!(fault, Fault::BadRequest | Fault::BodyTooLarge | Fault::BodyTimeout | Fault::Misdirected)
     });
-    let keep = meta.keep_alive && !context.draining.get() && !refused && !connection.body_is_held_back();
+    let keep = meta.keep_alive
+        && !context.draining.get()
+        && !context.options.timeouts.keep_alive.is_zero()
+        && !refused
+        && !connection.body_is_held_back();
     match send(context, connection, &mut running, body, keep).await {
         Sent::Whole => {}
         Sent::Ended => return Outcome::Close,

@@ -17,6 +17,7 @@ use crate::model::UpstreamProtocol;
 use crate::proxy::backend::connect::{Connected, connect};
 use crate::proxy::backend::{Backend, Color, Endpoint};
 use crate::proxy::fault::{Blame, Fault};
+use crate::proxy::wire::Name;
 use crate::proxy::wire::client::{self, Answer};
 use crate::proxy::wire::io::Io;
 use crate::proxy::wire::pump::{Coding, Out};
@@ -231,6 +232,13 @@ async fn over_h1(
             exchange.first_byte = Some(now);
             exchange.content_length = meta.content_length;
             if response.status == 101 {
+                let agreed = response.headers.known(Name::Upgrade).filter(|agreed| is_offered(agreed, with.upgrade));
+                let Some(agreed) = agreed else {
+                    // Two sides that mean different protocols must not be joined.
+                    attempt.fail(Fault::UpstreamProtocol);
+                    return Err(Failed { fault: Fault::UpstreamProtocol, sent: true, body: None });
+                };
+                exchange.upgrade = agreed.into();
                 let (io, early) = upstream.into_tunnel();
                 return Ok(ResponseBody::Tunnel(Box::new(Upgraded { io, early, attempt })));
             }
@@ -242,6 +250,28 @@ async fn over_h1(
             attempt.fail(fault);
             let sent = upstream.head_sent();
             Err(Failed { fault, sent, body: Some(upstream.finish().0) })
+        }
+    }
+}
+
+/// Whether a backend's choice of protocol is one that the client offered.
+fn is_offered(agreed: &[u8], offered: Option<&[u8]>) -> bool {
+    let mut offers = offered.unwrap_or_default().split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
+    !agreed.is_empty() && offers.any(|offer| offer.eq_ignore_ascii_case(agreed))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_protocol_that_was_offered_is_agreed_on() {
+        assert!(is_offered(b"WebSocket", Some(b"websocket")));
+        assert!(is_offered(b"b", Some(b"a, b")));
+        for (agreed, offered) in
+            [(&b"c"[..], Some(&b"a, b"[..])), (b"", Some(b"a")), (b"a", None), (b"a, b", Some(b"a, b"))]
+        {
+            assert!(!is_offered(agreed, offered));
         }
     }
 }

@@ -137,7 +137,7 @@ pub fn run(settings: Settings, origins: &Origins, source: Source, announce: impl
         Source::Directory(path) => Some(path.clone()),
         Source::Embedded(_) => None,
     };
-    let (directory, batches) = open_source(source)?;
+    let (provider, batches) = open_source(source)?;
 
     let live = Live::new(registry.clone());
     let backends = live.backends();
@@ -192,7 +192,7 @@ pub fn run(settings: Settings, origins: &Origins, source: Source, announce: impl
                 _ = changed.wait_for(|generation| *generation > 0) => break,
                 asked = signals.next() => match asked {
                     Asked::End => return Ok(()),
-                    Asked::Reload => reload(directory.as_ref(), &access_log),
+                    Asked::Reload => reload(&provider, &access_log),
                 },
                 () = tokio::time::sleep(Duration::from_secs(5)) => {
                     tracing::warn!("still waiting for the first full load of the manifests");
@@ -222,7 +222,7 @@ pub fn run(settings: Settings, origins: &Origins, source: Source, announce: impl
         loop {
             match signals.next().await {
                 Asked::End => break,
-                Asked::Reload => reload(directory.as_ref(), &access_log),
+                Asked::Reload => reload(&provider, &access_log),
             }
         }
         end(&settings, &drain, hired, &mut signals).await;
@@ -263,23 +263,32 @@ fn open_access_log(settings: &Settings) -> Result<AccessLog, AppError> {
     AccessLog::open(mode, target).map_err(|source| AppError::AccessLog { path, source })
 }
 
-fn open_source(source: Source) -> Result<(Option<Directory>, feed::Receiver), AppError> {
+/// What feeds the control loop, for as long as it is kept.
+enum Provider {
+    Directory(Directory),
+    Embedded {
+        /// Dropping it would tell the loop that its provider has ended.
+        _sender: feed::Sender,
+    },
+}
+
+fn open_source(source: Source) -> Result<(Provider, feed::Receiver), AppError> {
     match source {
         Source::Directory(path) => match Directory::watch(path.clone()) {
-            Ok((directory, batches)) => Ok((Some(directory), batches)),
+            Ok((directory, batches)) => Ok((Provider::Directory(directory), batches)),
             Err(source) => Err(AppError::Watch { path, source }),
         },
         Source::Embedded(changes) => {
             let (sender, batches) = feed::channel();
             sender.send(feed::Batch { changes, verdicts: Vec::new(), complete: true, seen: Instant::now() });
-            Ok((None, batches))
+            Ok((Provider::Embedded { _sender: sender }, batches))
         }
     }
 }
 
-fn reload(directory: Option<&Directory>, access_log: &AccessLog) {
+fn reload(provider: &Provider, access_log: &AccessLog) {
     tracing::info!("SIGHUP: reading the manifests again and reopening the access log");
-    if let Some(directory) = directory {
+    if let Provider::Directory(directory) = provider {
         directory.rescan();
     }
     if let Some(control) = access_log.control() {
@@ -397,7 +406,8 @@ fn connections(wanted: u64) -> u64 {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
     let current = if setrlimit(Resource::Nofile, raised).is_ok() { limit.maximum } else { limit.current };
-    let room = current.unwrap_or(u64::MAX).saturating_sub(RESERVED_DESCRIPTORS);
+    // Each connection may need another one to an endpoint.
+    let room = current.unwrap_or(u64::MAX).saturating_sub(RESERVED_DESCRIPTORS) / 2;
     match wanted {
         0 => room,
         wanted if wanted <= room => wanted,

@@ -125,11 +125,12 @@ impl State {
 
     fn line(&self) -> String {
         let mut line = format!("{}  effective {}", self.text("phase"), self.text("effective"));
-        for key in ["waitingFor", "reason", "message"] {
-            if !self.text(key).is_empty() {
-                line.push_str("  ");
-                line.push_str(self.text(key));
-            }
+        // The message is the reason with its facts.
+        let told =
+            ["message", "waitingFor", "reason"].into_iter().map(|key| self.text(key)).find(|text| !text.is_empty());
+        if let Some(told) = told {
+            line.push_str("  ");
+            line.push_str(told);
         }
         line
     }

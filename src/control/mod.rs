@@ -122,6 +122,8 @@ impl<T: Translate, C: Cutovers> Control<T, C> {
                     self.wait_for_names(clock).await;
                 }
                 self.cutovers.desire(self.cycle.switches(), self.cycle.live());
+                // The driver runs on this thread: it points the switches before requests see the new table.
+                tokio::task::yield_now().await;
                 self.cycle.publish(SystemTime::now());
                 Path::Routes
             }

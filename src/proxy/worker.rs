@@ -3,7 +3,7 @@
 //! A request is accepted, sent and answered on one worker. The thread ends when the process drains and its last
 //! connection has ended, or when time is up.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
@@ -13,6 +13,7 @@ use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use tokio::runtime::LocalOptions;
 use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
 
 use super::listener::{BindError, Listener, Shared, Spec, bind};
 use super::request::{Context, Warmed};
@@ -24,6 +25,9 @@ use crate::telemetry::clock;
 
 /// How often statistics are published.
 const PUBLISH: Duration = Duration::from_millis(100);
+
+/// Between two tries to open a socket that a Gateway asks for.
+const REOPEN: Duration = Duration::from_secs(1);
 
 /// Sockets of the whole process: what is open, and where. Shared by all workers; touched only when sockets change.
 #[derive(Debug, Default)]
@@ -143,7 +147,12 @@ async fn work(plan: Plan, context: Rc<Context>, bound: oneshot::Sender<Result<()
     let timers = context.timers.clone();
     tokio::task::spawn_local(async move { timers.run(clock::now).await });
     tokio::task::spawn_local(keep_house(context.clone(), plan.backends.clone(), plan.index));
-    let mut desk = Desk { context: context.clone(), sockets: plan.sockets.clone(), running: BTreeMap::new() };
+    let mut desk = Desk {
+        context: context.clone(),
+        sockets: plan.sockets.clone(),
+        running: BTreeMap::new(),
+        failed: BTreeSet::new(),
+    };
     for spec in &plan.listeners {
         if let Err(error) = desk.open(spec) {
             let _ = bound.send(Err(error));
@@ -154,13 +163,15 @@ async fn work(plan: Plan, context: Rc<Context>, bound: oneshot::Sender<Result<()
     let mut drain = plan.drain.clone();
     let mut changed = context.published.subscribe();
     loop {
-        desk.follow(&plan.listeners);
+        let all_open = desk.follow(&plan.listeners);
         tokio::select! {
             () = drain.reached(Phase::Draining) => break,
             result = changed.changed() => if result.is_err() { break },
+            // A port may be held for a moment by whom we replace.
+            () = tokio::time::sleep(REOPEN), if !all_open => {}
         }
     }
-    desk.close_all();
+    desk.close_all().await;
     context.draining.set(true);
     context.timers.wake_all();
     let ended = async {
@@ -176,11 +187,20 @@ async fn work(plan: Plan, context: Rc<Context>, bound: oneshot::Sender<Result<()
     context.log.borrow_mut().flush();
 }
 
+/// A listener of this worker. Dropping `stop` ends it.
+struct Running {
+    spec: Spec,
+    stop: oneshot::Sender<()>,
+    task: JoinHandle<()>,
+}
+
 /// This worker's open sockets.
 struct Desk {
     context: Rc<Context>,
     sockets: Arc<Sockets>,
-    running: BTreeMap<Arc<str>, (Spec, oneshot::Sender<()>)>,
+    running: BTreeMap<Arc<str>, Running>,
+    /// Listeners that could not be opened.
+    failed: BTreeSet<Arc<str>>,
 }
 
 impl Desk {
@@ -189,19 +209,19 @@ impl Desk {
         let listener = Listener::new(&self.context, spec.clone(), place.shared, place.tls);
         let (stop, stopped) = oneshot::channel::<()>();
         let name = spec.name.clone();
-        tokio::task::spawn_local(async move {
+        let task = tokio::task::spawn_local(async move {
             let stopped = async { _ = stopped.await };
             if let Err(error) = listener.run(socket, stopped).await {
                 tracing::error!(listener = %name, %error, "listener failed");
             }
         });
-        self.running.insert(spec.name.clone(), (spec.clone(), stop));
+        self.running.insert(spec.name.clone(), Running { spec: spec.clone(), stop, task });
         Ok(())
     }
 
     /// Opens and closes the sockets that Gateways ask for. Connections that are open stay, whatever happens to the
-    /// socket they came through.
-    fn follow(&mut self, configured: &[Spec]) {
+    /// socket they came through. Says whether all are open.
+    fn follow(&mut self, configured: &[Spec]) -> bool {
         let snapshot = self.context.published.load_full();
         let host = configured.first().map_or([0, 0, 0, 0].into(), |spec| spec.address.ip());
         let mut wanted: BTreeMap<Arc<str>, Spec> =
@@ -220,27 +240,36 @@ impl Desk {
         let gone: Vec<Arc<str>> = self
             .running
             .iter()
-            .filter(|(name, (spec, _))| wanted.get(*name) != Some(spec))
+            .filter(|(name, running)| wanted.get(*name) != Some(&running.spec))
             .map(|(name, _)| name.clone())
             .collect();
         for name in gone {
-            if let Some((spec, _)) = self.running.remove(&name) {
-                self.sockets.close(&name, &spec);
+            if let Some(running) = self.running.remove(&name) {
+                self.sockets.close(&name, &running.spec);
             }
         }
+        self.failed.retain(|name| wanted.contains_key(name));
         for (name, spec) in wanted {
-            if !self.running.contains_key(&name)
-                && let Err(error) = self.open(&spec)
-            {
-                // Tried again with the next change of the snapshot.
-                tracing::error!(%error, "listener not opened");
+            if self.running.contains_key(&name) {
+                continue;
+            }
+            match self.open(&spec) {
+                Ok(()) => _ = self.failed.remove(&name),
+                // Said once, tried again and again.
+                Err(error) if self.failed.insert(name) => tracing::error!(%error, "listener not opened"),
+                Err(_) => {}
             }
         }
+        self.failed.is_empty()
     }
 
-    fn close_all(&mut self) {
-        // Dropping the sender stops the listener.
-        self.running.clear();
+    /// Stops all listeners and waits until each has taken in what the system had accepted for it.
+    async fn close_all(&mut self) {
+        for (_, Running { stop, task, .. }) in std::mem::take(&mut self.running) {
+            drop(stop);
+            // A panic there has been reported by the panic hook already.
+            let _ = task.await;
+        }
     }
 }
 

@@ -258,6 +258,9 @@ impl Machine {
         }
         if changed {
             self.changes.push_back(now.clock);
+            if self.changes.len() > 2 * FLAPPING_CHANGES {
+                self.changes.pop_front();
+            }
             if self.attempt.is_none() {
                 self.rest = Phase::Idle;
             }

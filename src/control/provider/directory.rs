@@ -365,6 +365,8 @@ impl Watch {
                     }
                 }
                 Some((print, content)) => {
+                    // What could not be read is looked at again.
+                    let settled = settled && print.is_some();
                     self.files.insert(path.to_path_buf(), Seen { stamp, print, settled });
                     news.push((path, content));
                 }

@@ -94,7 +94,15 @@ fn walk(
         if !kind.is_dir() && !kind.is_symlink() && !is_manifest(name) {
             continue;
         }
-        let Ok(metadata) = std::fs::metadata(&path) else { continue };
+        let metadata = match std::fs::metadata(&path) {
+            Ok(metadata) => metadata,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            // It is there and cannot be looked at: that does not unsay what it held.
+            Err(error) => {
+                listing.unreadable.push((path, error));
+                continue;
+            }
+        };
         if metadata.is_dir() && depth > 0 {
             match walk(&path, &metadata, depth - 1, enter, listing) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => listing.unreadable.push((path, error)),

@@ -66,6 +66,11 @@ pub(super) fn plan(reading: &mut Reading<'_>, written: &BTreeMap<String, String>
         reading.error("AmbiguousMapping", annotations::field("weir.dev/color-label"), wrong, fix);
         problem = Some(("AmbiguousMapping".into(), format!("{wrong}; {fix}").into()));
     }
+    // With a problem nothing moves: the colors of before stay, or the effective one could vanish from under the machine.
+    let colors = match before {
+        Some(before) if problem.is_some() && !before.colors.is_empty() => before.colors.clone(),
+        _ => colors,
+    };
     if settings.preview.is_none() && !settings.preview_from.is_empty() {
         let problem = "weir.dev/preview-from has no effect without weir.dev/preview";
         reading.warning("NoPreview", annotations::field("weir.dev/preview-from"), problem, "add weir.dev/preview");

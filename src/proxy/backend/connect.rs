@@ -48,7 +48,7 @@ async fn open(
     tls: Option<&Arc<rustls::ClientConfig>>,
     host: &str,
 ) -> Result<Connected, Fault> {
-    let stream = TcpStream::connect(endpoint.address).await.map_err(|_| Fault::UpstreamConnect)?;
+    let stream = TcpStream::connect(endpoint.address).await.map_err(|error| blame(&error))?;
     let socket = SockRef::from(&stream);
     // Best effort: a system without one of these still proxies.
     let _ = socket.set_tcp_nodelay(true);
@@ -69,5 +69,14 @@ async fn open(
             let h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
             Ok(Connected { io: Io::TlsClient(Box::new(stream)), h2 })
         }
+    }
+}
+
+/// Our own shortage is not the endpoint's failure.
+fn blame(error: &std::io::Error) -> Fault {
+    use rustix::io::Errno;
+    match Errno::from_io_error(error) {
+        Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM | Errno::ADDRNOTAVAIL) => Fault::Overloaded,
+        _ => Fault::UpstreamConnect,
     }
 }

@@ -3,13 +3,11 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::future::poll_fn;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::task::Poll;
 use std::time::Duration;
 
 use socket2::{Domain, Protocol as SocketProtocol, Socket, Type};
@@ -113,14 +111,21 @@ impl Listener {
                 },
             }
         }
-        // Closing the socket would reset connections that are complete but not taken in yet.
-        while let Some((stream, peer)) = poll_fn(|cx| match socket.poll_accept(cx) {
-            Poll::Ready(Ok(accepted)) => Poll::Ready(Some(accepted)),
-            _ => Poll::Ready(None),
-        })
-        .await
-        {
-            self.welcome(stream, peer);
+        // Closing the socket would reset connections that are complete but not taken in yet. The system is asked itself:
+        // the runtime may not have heard of the last ones.
+        let socket = socket.into_std()?;
+        loop {
+            match socket.accept() {
+                Ok((stream, peer)) => {
+                    if stream.set_nonblocking(true).is_ok()
+                        && let Ok(stream) = TcpStream::from_std(stream)
+                    {
+                        self.welcome(stream, peer);
+                    }
+                }
+                Err(error) if error.kind() != io::ErrorKind::WouldBlock && is_the_peers(&error) => {}
+                Err(_) => break,
+            }
         }
         Ok(())
     }

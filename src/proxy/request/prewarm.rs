@@ -19,17 +19,20 @@ pub struct Warmed(BTreeMap<(usize, u32), u32>);
 impl Warmed {
     /// Begins what has been ordered since the last call.
     pub fn follow(&mut self, context: &Rc<Context>, backends: &[Arc<Backend>]) {
+        let mut seen = BTreeMap::new();
         for backend in backends {
             for color in &backend.colors {
                 let Some(order) = color.prewarm.order() else { continue };
                 let slot = color.series.slot();
-                let begun = self.0.insert((slot.index(), slot.epoch()), order.generation);
-                if begun != Some(order.generation) {
+                let place = (slot.index(), slot.epoch());
+                seen.insert(place, order.generation);
+                if self.0.get(&place) != Some(&order.generation) {
                     let task = carry_out(context.clone(), backend.clone(), color.clone(), order);
                     tokio::task::spawn_local(task);
                 }
             }
         }
+        self.0 = seen;
     }
 }
 

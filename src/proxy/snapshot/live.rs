@@ -322,6 +322,7 @@ impl Live {
         let before = self.backends.remove(&desired.key);
         let step = if before.is_some() { Step::Replaced } else { Step::Added };
         let load = before.as_ref().map(|live| live.backend.load.clone()).unwrap_or_default();
+        let same_transport = before.as_ref().is_none_or(|live| live.desired.protocol == desired.protocol);
         let mut old_colors = before.map(|live| live.colors).unwrap_or_default();
         let context = Context { registry: &self.registry, resolved: &self.resolved, desired, now };
         let mut colors = Vec::with_capacity(desired.colors.len());
@@ -329,7 +330,12 @@ impl Live {
             let color = match old_colors.iter().position(|old| old.color.name == wanted.color) {
                 Some(at) => {
                     let mut color = old_colors.swap_remove(at);
-                    self.holds = color.renew(&wanted.source, &context).count(self.holds);
+                    let hold = if same_transport {
+                        color.renew(&wanted.source, &context)
+                    } else {
+                        color.replace(&wanted.source, &context)
+                    };
+                    self.holds = hold.count(self.holds);
                     color
                 }
                 None => LiveColor::new(wanted, id, &context),
@@ -494,11 +500,23 @@ impl LiveColor {
         hold
     }
 
+    /// What is spoken to the endpoints changed: they begin anew, for workers keep connections by endpoint, and none of the
+    /// old kind may carry another request.
+    fn replace(&mut self, source: &EndpointSource, context: &Context<'_>) -> Hold {
+        self.source = source.clone();
+        self.departed.clear();
+        let members = self.endpoints(&context.members(source), &EndpointSet::default(), 0, context);
+        self.color.endpoints.store(Arc::new(EndpointSet::new(members, None, context.desired, context.now)));
+        if self.held_until.take().is_some() { Hold::Ended } else { Hold::Same }
+    }
+
     fn store(&mut self, members: Arc<[model::Endpoint]>, context: &Context<'_>) -> Hold {
         let before = self.color.endpoints.load_full();
         let members = self.endpoints(&members, &before, context.now, context);
         let set = EndpointSet::new(members, Some(&before), context.desired, context.now);
-        self.departed.retain(|endpoint| endpoint.strong_count() > 0);
+        let is_back =
+            |endpoint: &Arc<Endpoint>| set.find(endpoint.address).is_some_and(|member| Arc::ptr_eq(member, endpoint));
+        self.departed.retain(|endpoint| endpoint.upgrade().is_some_and(|endpoint| !is_back(&endpoint)));
         for (endpoint, _) in &before.members {
             if !set.find(endpoint.address).is_some_and(|member| Arc::ptr_eq(member, endpoint)) {
                 self.departed.push(Arc::downgrade(endpoint));

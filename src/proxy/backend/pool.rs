@@ -1,5 +1,6 @@
 //! Idle upstream connections of one worker, by endpoint. Last in, first out, so that what is not needed grows old.
 
+use std::future::{Future, poll_fn};
 use std::task::{Context, Poll, Waker};
 
 use crate::proxy::wire::io::Io;
@@ -118,5 +119,7 @@ impl Pools {
 /// the runtime already knows.
 fn is_quiet(io: &mut Io) -> bool {
     let mut byte = [0];
-    matches!(io.poll_read(&mut Context::from_waker(Waker::noop()), &mut byte), Poll::Pending)
+    // Without the task's budget, which would make a closed connection look quiet when it is used up.
+    let read = std::pin::pin!(tokio::task::unconstrained(poll_fn(|cx| io.poll_read(cx, &mut byte))));
+    matches!(read.poll(&mut Context::from_waker(Waker::noop())), Poll::Pending)
 }

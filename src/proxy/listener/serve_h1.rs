@@ -298,7 +298,8 @@ async fn send(
             exchange.fault.get_or_insert(Fault::ClientGone);
             return Poll::Ready(Sent::Broken);
         }
-        let moved = bytes_out + body.uploaded();
+        // What waits for the client has not moved.
+        let moved = (bytes_out + body.uploaded()).wrapping_sub(pump.waiting() as u64);
         let idle = match () {
             () if pump.is_blocked() => stalled,
             () if connection.has_ended() => idle.min(HALF_CLOSED),
@@ -328,6 +329,12 @@ async fn send(
         }
     })
     .await;
+    if sent == Sent::Broken && !pump.head_sent() && exchange.fault == Some(Fault::BodyBroken) {
+        // Nothing has been said yet, so the truth can be. The attempt is judged first.
+        drop(body);
+        let body = refuse(context, exchange, Fault::UpstreamProtocol);
+        return Box::pin(send(context, connection, running, body, false)).await;
+    }
     exchange.bytes_out = bytes_out;
     exchange.bytes_in = body.uploaded();
     exchange.complete = sent == Sent::Whole;

@@ -1,8 +1,8 @@
 //! HTTP/2 connections, by hyper: each stream is one request on the same path as every other.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::pin::Pin;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::task::{Context as Task, Poll};
 use std::time::Duration;
@@ -54,21 +54,25 @@ pub(super) async fn serve(
     let stream = HyperIo::new(io, input);
     let progress = stream.progress();
     let active = Rc::new(Cell::new(0usize));
+    let responses = Responses::default();
     let service = {
         let context = context.clone();
         let counters = counters.clone();
         let active = active.clone();
+        let responses = responses.clone();
         service_fn(move |request| {
             let context = context.clone();
             let origin = origin.clone();
+            let responses = responses.clone();
             let stream = Stream::open(&active, &counters);
-            async move { Ok::<_, std::convert::Infallible>(answer(&context, &origin, stream, request).await) }
+            async move { Ok::<_, std::convert::Infallible>(answer(&context, &origin, stream, &responses, request).await) }
         })
     };
     let mut connection = std::pin::pin!(builder.serve_connection(stream, service));
     let timer = context.timers.timer();
     let idle = context.options.timeouts.keep_alive.as_nanos() as u64;
     let stalled = context.options.timeouts.tunnel_idle.as_nanos() as u64;
+    let unread = 4 * context.options.timeouts.body_idle.as_nanos() as u64;
     let mut leaving = false;
     let mut moved = None;
     let mut since = context.now();
@@ -98,7 +102,8 @@ pub(super) async fn serve(
             connection.as_mut().graceful_shutdown();
             cx.waker().wake_by_ref();
         }
-        timer.set(until, now);
+        responses.give_up(now, unread);
+        timer.set(if quiet { until } else { until.min(now + unread / 4) }, now);
         if timer.poll(cx, || now).is_ready() {
             cx.waker().wake_by_ref();
         }
@@ -132,6 +137,7 @@ async fn answer(
     context: &Rc<Context>,
     origin: &Origin,
     stream: Stream,
+    responses: &Responses,
     request: Request<Incoming>,
 ) -> Response<OutgoingBody> {
     let mut running = Running::new(context);
@@ -158,25 +164,30 @@ async fn answer(
         Some(_) => context.options.timeouts.response_head,
         None => context.options.timeouts.tunnel_idle,
     };
-    let mut response = Response::new(OutgoingBody {
+    let done = no_body || body.is_over();
+    let sent_length = length.filter(|_| !no_body);
+    let mut state = State {
         watch: Watch::new(running.started),
-        length: length.filter(|_| !no_body),
-        done: no_body || body.is_over(),
+        length: sent_length,
+        done,
         idle: idle.as_nanos() as u64,
         body,
         running,
         context: context.clone(),
+        taken: None,
         _stream: stream,
-    });
+    };
+    if done {
+        state.finish();
+    }
+    let left = sent_length.filter(|_| !done);
+    let mut response = Response::new(OutgoingBody { state: responses.keep(state), left, done });
     *response.status_mut() = status;
     *response.headers_mut() = headers;
     if let Some(length) = length
         && status.as_u16() != 204
     {
         response.headers_mut().insert(http::header::CONTENT_LENGTH, length.into());
-    }
-    if response.body().done {
-        response.body_mut().finish();
     }
     response
 }
@@ -248,8 +259,53 @@ fn take_head(parts: &http::request::Parts, head: &mut RequestHead, most_fields: 
     Ok(length)
 }
 
-/// A response body on its way to a client, with its exchange: settled when hyper lets go of it.
+/// The place of a response: empty once it has been given up.
+type Place = RefCell<Option<State>>;
+
+/// The responses of one connection that hyper has not let go of.
+#[derive(Clone, Default)]
+struct Responses(Rc<RefCell<Vec<Weak<Place>>>>);
+
+impl Responses {
+    fn keep(&self, state: State) -> Rc<Place> {
+        let state = Rc::new(RefCell::new(Some(state)));
+        let mut all = self.0.borrow_mut();
+        // Most streams are short: what is gone makes room before the list grows.
+        if all.len() == all.capacity() {
+            all.retain(|response| response.strong_count() > 0);
+        }
+        all.push(Rc::downgrade(&state));
+        state
+    }
+
+    /// Ends what a client has had for so long without making room for more: hyper waits for its window without asking
+    /// us, and a place at the backend is held meanwhile.
+    fn give_up(&self, now: u64, unread: u64) {
+        let mut stalled = Vec::new();
+        self.0.borrow_mut().retain(|response| {
+            let Some(response) = response.upgrade() else { return false };
+            let mut slot = response.borrow_mut();
+            if slot.as_ref().and_then(|state| state.taken).is_some_and(|taken| now >= taken.saturating_add(unread)) {
+                stalled.extend(slot.take());
+            }
+            true
+        });
+        for mut state in stalled {
+            _ = state.fail(Fault::BodyStalled);
+        }
+    }
+}
+
+/// A response body on its way to a client: settled when hyper lets go of it, or when it is given up.
 struct OutgoingBody {
+    state: Rc<Place>,
+    /// Bytes left of an announced length.
+    left: Option<u64>,
+    done: bool,
+}
+
+/// A response in progress, with its exchange.
+struct State {
     body: ResponseBody,
     running: Running,
     context: Rc<Context>,
@@ -257,10 +313,12 @@ struct OutgoingBody {
     length: Option<u64>,
     idle: u64,
     done: bool,
+    /// When hyper took the last piece, if it has not asked for another one since.
+    taken: Option<u64>,
     _stream: Stream,
 }
 
-impl OutgoingBody {
+impl State {
     /// Everything has been given to hyper.
     fn finish(&mut self) {
         self.done = true;
@@ -277,9 +335,14 @@ impl OutgoingBody {
     }
 
     /// This stream's turn has come: it ends as its protocol ends things.
-    fn leave(&mut self, end: End) -> Poll<Option<Result<Frame<Bytes>, FaultError>>> {
-        if self.length.is_some() && end != End::Forced {
+    fn leave(&mut self, cx: &Task<'_>, end: End) -> Poll<Option<Result<Frame<Bytes>, FaultError>>> {
+        if self.length.is_some() {
+            if end == End::Forced {
+                self.watch.ended(end);
+                return Poll::Ready(Some(Err(self.fail(Fault::Drained))));
+            }
             // Its length was promised: it goes on to its natural end.
+            cx.waker().wake_by_ref();
             return Poll::Pending;
         }
         self.watch.ended(end);
@@ -293,6 +356,37 @@ impl OutgoingBody {
         trailers.append(b"grpc-message", Fault::Drained.code().as_bytes());
         Poll::Ready(map_of(&trailers).map(|map| Ok(Frame::trailers(map))))
     }
+
+    fn poll(&mut self, cx: &mut Task<'_>) -> Poll<Option<Result<Frame<Bytes>, FaultError>>> {
+        if self.done {
+            return Poll::Ready(None);
+        }
+        self.taken = None;
+        match self.body.poll_piece(cx) {
+            Poll::Ready(Ok(Some(piece))) => {
+                self.running.bytes_out += piece.len() as u64;
+                self.taken = Some(self.context.now());
+                if self.body.is_over() {
+                    self.finish();
+                }
+                Poll::Ready(Some(Ok(Frame::data(piece))))
+            }
+            Poll::Ready(Ok(None)) => {
+                let trailers = self.body.trailers().and_then(|trailers| map_of(&trailers));
+                self.finish();
+                Poll::Ready(trailers.map(|map| Ok(Frame::trailers(map))))
+            }
+            Poll::Ready(Err(fault)) => Poll::Ready(Some(Err(self.fail(fault)))),
+            Poll::Pending => {
+                let moved = self.running.bytes_out + self.body.uploaded();
+                match self.watch.poll(cx, &self.context, &self.running, moved, self.idle) {
+                    Poll::Pending => Poll::Pending,
+                    Poll::Ready(Ending::Fault(fault)) => Poll::Ready(Some(Err(self.fail(fault)))),
+                    Poll::Ready(Ending::Turn(end)) => self.leave(cx, end),
+                }
+            }
+        }
+    }
 }
 
 impl Body for OutgoingBody {
@@ -304,29 +398,16 @@ impl Body for OutgoingBody {
         if this.done {
             return Poll::Ready(None);
         }
-        match this.body.poll_piece(cx) {
-            Poll::Ready(Ok(Some(piece))) => {
-                this.running.bytes_out += piece.len() as u64;
-                if this.body.is_over() {
-                    this.finish();
-                }
-                Poll::Ready(Some(Ok(Frame::data(piece))))
-            }
-            Poll::Ready(Ok(None)) => {
-                let trailers = this.body.trailers().and_then(|trailers| map_of(&trailers));
-                this.finish();
-                Poll::Ready(trailers.map(|map| Ok(Frame::trailers(map))))
-            }
-            Poll::Ready(Err(fault)) => Poll::Ready(Some(Err(this.fail(fault)))),
-            Poll::Pending => {
-                let moved = this.running.bytes_out + this.body.uploaded();
-                match this.watch.poll(cx, &this.context, &this.running, moved, this.idle) {
-                    Poll::Pending => Poll::Pending,
-                    Poll::Ready(Ending::Fault(fault)) => Poll::Ready(Some(Err(this.fail(fault)))),
-                    Poll::Ready(Ending::Turn(end)) => this.leave(end),
-                }
-            }
+        let mut slot = this.state.borrow_mut();
+        let Some(state) = slot.as_mut() else {
+            return Poll::Ready(Some(Err(FaultError(Fault::BodyStalled))));
+        };
+        let polled = state.poll(cx);
+        if let (Poll::Ready(Some(Ok(frame))), Some(left)) = (&polled, &mut this.left) {
+            *left = left.saturating_sub(frame.data_ref().map_or(0, |data| data.len() as u64));
         }
+        this.done = state.done;
+        polled
     }
 
     fn is_end_stream(&self) -> bool {
@@ -334,8 +415,8 @@ impl Body for OutgoingBody {
     }
 
     fn size_hint(&self) -> SizeHint {
-        match self.length {
-            Some(length) if !self.done => SizeHint::with_exact(length.saturating_sub(self.running.bytes_out)),
+        match self.left {
+            Some(left) if !self.done => SizeHint::with_exact(left),
             _ if self.done => SizeHint::with_exact(0),
             _ => SizeHint::default(),
         }

@@ -55,12 +55,14 @@ pub(super) struct IncomingH2 {
     done: bool,
     limit: u64,
     taken: u64,
+    /// What it means when the stream ends without saying so.
+    truncated: Fault,
 }
 
 impl IncomingH2 {
-    pub(super) fn new(incoming: Incoming, limit: u64) -> Self {
+    pub(super) fn new(incoming: Incoming, limit: u64, truncated: Fault) -> Self {
         let done = incoming.is_end_stream();
-        Self { incoming, rest: Bytes::new(), trailers: None, done, limit, taken: 0 }
+        Self { incoming, rest: Bytes::new(), trailers: None, done, limit, taken: 0, truncated }
     }
 
     pub(super) fn is_done(&self) -> bool {
@@ -89,6 +91,8 @@ impl IncomingH2 {
                 return Poll::Ready(Ok(None));
             }
             match ready!(Pin::new(&mut self.incoming).poll_frame(cx)) {
+                // hyper makes a plain end of RST_STREAM with NO_ERROR.
+                None if !self.incoming.is_end_stream() => return Poll::Ready(Err(self.truncated)),
                 None => self.done = true,
                 Some(Err(error)) => return Poll::Ready(Err(broken(&error))),
                 Some(Ok(frame)) => match frame.into_data() {
@@ -155,7 +159,7 @@ impl RequestBody {
             return Self::empty(context);
         }
         let limit = context.options.limits.body;
-        Self::new(context, Source::H2(IncomingH2::new(incoming, limit)), length)
+        Self::new(context, Source::H2(IncomingH2::new(incoming, limit, Fault::ClientGone)), length)
     }
 
     /// These bytes.

@@ -5,7 +5,7 @@ use std::cell::{Cell, RefCell};
 use std::error::Error;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context as Task, Poll, ready};
+use std::task::{Context as Task, Poll, Waker, ready};
 
 use bytes::Bytes;
 use http::header::{HeaderName, HeaderValue};
@@ -112,11 +112,15 @@ pub(super) async fn send(
     let context = with.context;
     sender.streams.set(sender.streams.get() + 1);
     let stream = Stream(sender.streams.clone());
-    let shared = Rc::new(Shared { body: RefCell::new(Some(body)), taken: Cell::new(0) });
-    let take_back = |shared: &Shared| shared.body.borrow_mut().take();
+    let shared = Rc::new(Shared {
+        body: RefCell::new(Some(body)),
+        taken: Cell::new(0),
+        failed: Cell::new(None),
+        sender: RefCell::new(None),
+    });
     let request = match request_of(&exchange.request, with.backend.tls.is_some(), OutgoingBody::new(&shared)) {
         Ok(request) => request,
-        Err(fault) => return Err(Failed { fault, sent: false, body: take_back(&shared) }),
+        Err(fault) => return Err(Failed { fault, sent: false, body: shared.take_back() }),
     };
     exchange.timer.set(with.head_deadline, context.now());
     let mut response = std::pin::pin!(sender.send.send_request(request));
@@ -154,13 +158,20 @@ pub(super) async fn send(
             }
             attempt.answered(exchange.response.status, now);
             exchange.first_byte = Some(now);
-            let body = UpstreamBody { incoming: IncomingH2::new(incoming, 0), attempt, shared, _stream: stream };
+            let body = UpstreamBody {
+                incoming: IncomingH2::new(incoming, 0, Fault::BodyBroken),
+                attempt,
+                shared,
+                _stream: stream,
+            };
             Ok(ResponseBody::H2(Box::new(body)))
         }
         Err(fault) => {
+            // A body that failed resets the stream: then the reset is not the endpoint's.
+            let fault = shared.failed.get().unwrap_or(fault);
             attempt.fail(fault);
             let sent = !fault.never_processed();
-            Err(Failed { fault, sent, body: take_back(&shared) })
+            Err(Failed { fault, sent, body: shared.take_back() })
         }
     }
 }
@@ -213,6 +224,21 @@ fn fault_of(error: &hyper::Error) -> Fault {
 struct Shared {
     body: RefCell<Option<RequestBody>>,
     taken: Cell<u64>,
+    /// Why the body could not be completed, which the endpoint is not to blame for.
+    failed: Cell<Option<Fault>>,
+    /// hyper's task that sends the body: it goes on after the response, unless it is told that the body is gone.
+    sender: RefCell<Option<Waker>>,
+}
+
+impl Shared {
+    /// Takes the body back from hyper, whose stream then ends by a reset, never as if the body were complete.
+    fn take_back(&self) -> Option<RequestBody> {
+        let body = self.body.borrow_mut().take();
+        if let Some(sender) = self.sender.borrow_mut().take() {
+            sender.wake();
+        }
+        body
+    }
 }
 
 pub(super) struct OutgoingBody {
@@ -239,14 +265,18 @@ impl Body for OutgoingBody {
         if self.done {
             return Poll::Ready(None);
         }
+        *self.shared.sender.borrow_mut() = Some(cx.waker().clone());
         let mut body = self.shared.body.borrow_mut();
-        let Some(source) = body.as_mut() else { return Poll::Ready(None) };
+        let Some(source) = body.as_mut() else { return Poll::Ready(Some(Err(FaultError(Fault::ClientGone)))) };
         let read = with_scratch(|scratch| {
             source.poll_read(cx, &mut scratch[..16 * 1024]).map_ok(|read| Bytes::copy_from_slice(&scratch[..read]))
         });
         let piece = match ready!(read) {
             Ok(piece) => piece,
-            Err(fault) => return Poll::Ready(Some(Err(FaultError(fault)))),
+            Err(fault) => {
+                self.shared.failed.set(Some(fault));
+                return Poll::Ready(Some(Err(FaultError(fault))));
+            }
         };
         if !piece.is_empty() {
             self.shared.taken.set(self.shared.taken.get() + piece.len() as u64);
@@ -323,7 +353,14 @@ impl UpstreamBody {
 
     fn judge<T>(&mut self, result: &Poll<Result<T, Fault>>) {
         if let Poll::Ready(Err(fault)) = result {
-            self.attempt.fail(*fault);
+            self.attempt.fail(self.shared.failed.get().unwrap_or(*fault));
         }
+    }
+}
+
+impl Drop for UpstreamBody {
+    fn drop(&mut self) {
+        // What is left of the request belongs to the client's connection again.
+        drop(self.shared.take_back());
     }
 }

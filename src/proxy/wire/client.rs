@@ -255,7 +255,7 @@ impl<B: BodySource> Exchange<B> {
                     self.at += take;
                     return Poll::Ready(Ok(take));
                 }
-                match ready!(self.io.get_mut().poll_read(cx, buffer)) {
+                match ready!(self.io.get_mut().poll_read_to_end(cx, buffer)) {
                     Ok(0) => {
                         self.rest = Rest::Done;
                         Poll::Ready(Ok(0))

@@ -58,12 +58,21 @@ impl Io {
     /// What the system says. A TLS peer that closes without a close_notify counts as the plain end of the stream: whether
     /// that is the end of a message is decided by its framing.
     pub fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
-        let mut into = ReadBuf::new(buffer);
-        match ready!(each!(self, stream => stream.poll_read(cx, &mut into))) {
-            Ok(()) => Poll::Ready(Ok(into.filled().len())),
+        match ready!(self.poll_read_to_end(cx, buffer)) {
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Poll::Ready(Ok(0)),
-            Err(error) => Poll::Ready(Err(error)),
+            result => Poll::Ready(result),
         }
+    }
+
+    /// As [`Io::poll_read`], where the end of the stream is the end of the message: a TLS stream that is cut off is then
+    /// an error (RFC 9112 section 9.8).
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn poll_read_to_end(&mut self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
+        let mut into = ReadBuf::new(buffer);
+        ready!(each!(self, stream => stream.poll_read(cx, &mut into)))?;
+        Poll::Ready(Ok(into.filled().len()))
     }
 
     /// Writes some of `bytes`.

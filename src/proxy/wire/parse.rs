@@ -135,7 +135,7 @@ pub fn request(input: &[u8], limits: &HeadLimits, head: &mut RequestHead) -> Res
             Name::TransferEncoding => facts.transfer_encoding(field.value)?,
             Name::Connection => facts.connection(field.value),
             Name::Expect => facts.expects_continue = expects_continue(field.value)?,
-            Name::Upgrade => facts.upgrade = Some(field.value),
+            Name::Upgrade => facts.upgrades += 1,
             _ => {}
         }
         if !matches!(id, Name::Host | Name::ContentLength | Name::TransferEncoding | Name::Expect) {
@@ -159,7 +159,9 @@ pub fn request(input: &[u8], limits: &HeadLimits, head: &mut RequestHead) -> Res
         upgrade: facts.upgrade_option
             && minor == 1
             && framing == Framing::None
-            && facts.upgrade.is_some_and(|value| !value.to_ascii_lowercase().starts_with(b"h2c")),
+            // With several fields it is not certain which one counts.
+            && facts.upgrades == 1
+            && head.headers.known(Name::Upgrade).is_some_and(may_be_tunnelled),
     }))
 }
 
@@ -249,7 +251,7 @@ struct Facts<'a> {
     keep_alive: bool,
     upgrade_option: bool,
     expects_continue: bool,
-    upgrade: Option<&'a [u8]>,
+    upgrades: u32,
 }
 
 impl<'a> Facts<'a> {
@@ -292,6 +294,14 @@ fn decimal(value: &[u8]) -> Option<u64> {
     value.iter().try_fold(0u64, |sum, byte| {
         let digit = byte.checked_sub(b'0').filter(|digit| *digit <= 9)?;
         sum.checked_mul(10)?.checked_add(u64::from(digit))
+    })
+}
+
+/// Whether every protocol in an Upgrade field may be tunnelled: HTTP itself may not, for its requests would pass unseen.
+fn may_be_tunnelled(value: &[u8]) -> bool {
+    value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii).all(|protocol| {
+        let protocol = protocol.to_ascii_lowercase();
+        !protocol.is_empty() && !protocol.starts_with(b"h2") && !protocol.starts_with(b"http")
     })
 }
 
@@ -582,6 +592,9 @@ mod tests {
         assert!(!upgrade("Upgrade: websocket"));
         assert!(!upgrade("Connection: Upgrade\r\nUpgrade: h2c"));
         assert!(!upgrade("Connection: Upgrade\r\nUpgrade: websocket\r\nContent-Length: 2"));
+        assert!(!upgrade("Connection: Upgrade\r\nUpgrade: websocket, h2c"));
+        assert!(!upgrade("Connection: Upgrade\r\nUpgrade: h2c\r\nUpgrade: websocket"));
+        assert!(!upgrade("Connection: Upgrade\r\nUpgrade: HTTP/2.0"));
     }
 
     #[test]

@@ -54,6 +54,8 @@ enum Rest {
     Chunked(Decoder),
     #[default]
     Done,
+    /// Where it ends is not known any more.
+    Failed,
 }
 
 /// What came instead of nothing.
@@ -275,6 +277,7 @@ impl Connection {
         }
         let read = match &mut body.rest {
             Rest::Done => return Poll::Ready(Ok(0)),
+            Rest::Failed => return Poll::Ready(Err(Fault::BadRequest)),
             Rest::Length(left) => {
                 let most = usize::try_from(*left).unwrap_or(usize::MAX).min(buffer.len());
                 let read = ready!(poll_bytes(self, cx, &mut buffer[..most]))?;
@@ -285,12 +288,26 @@ impl Connection {
                 read
             }
             Rest::Chunked(decoder) => {
-                let read = ready!(poll_chunks(self, decoder, cx, buffer))?;
-                if decoder.is_done() {
-                    body.trailers = decoder.trailers().map_err(|_| Fault::BadRequest)?;
-                    body.rest = Rest::Done;
+                let decoded = match ready!(poll_chunks(self, decoder, cx, buffer)) {
+                    Ok(read) if decoder.is_done() => match decoder.trailers() {
+                        Ok(trailers) => Ok((read, Some(trailers))),
+                        Err(_) => Err(Fault::BadRequest),
+                    },
+                    Ok(read) => Ok((read, None)),
+                    Err(fault) => Err(fault),
+                };
+                match decoded {
+                    Ok((read, None)) => read,
+                    Ok((read, Some(trailers))) => {
+                        body.trailers = trailers;
+                        body.rest = Rest::Done;
+                        read
+                    }
+                    Err(fault) => {
+                        body.rest = Rest::Failed;
+                        return Poll::Ready(Err(fault));
+                    }
                 }
-                read
             }
         };
         body.taken += read as u64;

@@ -5,16 +5,20 @@
 //! once the tasks that are ready now have run writes everything in one go (measured: performance notes, HTTP/2).
 
 use std::cell::RefCell;
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
 
 use super::io::Io;
 
 /// Bytes collected before they are written without waiting for the end of the batch.
 const BATCH: usize = 64 * 1024;
+
+/// How long what is unsent may take when the connection is over.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 struct Shared {
     io: Io,
@@ -156,11 +160,23 @@ async fn flush_when_dirty(shared: Rc<RefCell<Shared>>) {
         }
         // Let the rest of the ready batch add its bytes.
         tokio::task::yield_now().await;
+        let mut last_words = None;
         let drained = poll_fn(|cx| {
             let mut shared = shared.borrow_mut();
             shared.draining = true;
             let drained = shared.poll_drain(cx);
             shared.draining = drained.is_pending();
+            if drained.is_pending() {
+                if shared.closed {
+                    // Nobody is left who would give up on a client that does not read.
+                    let patience = last_words.get_or_insert_with(|| Box::pin(tokio::time::sleep(LAST_WORDS)));
+                    if patience.as_mut().poll(cx).is_ready() {
+                        return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+                    }
+                } else {
+                    shared.flusher = Some(cx.waker().clone());
+                }
+            }
             drained
         })
         .await;
@@ -218,6 +234,10 @@ impl hyper::rt::Write for HyperIo {
         if shared.out.len() - shared.sent >= BATCH && (shared.draining || shared.poll_drain(cx)?.is_pending()) {
             shared.wait_for_room(cx);
             return Poll::Pending;
+        }
+        if shared.sent >= BATCH {
+            let sent = std::mem::take(&mut shared.sent);
+            shared.out.drain(..sent);
         }
         let mut taken = 0;
         for piece in pieces {

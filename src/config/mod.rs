@@ -1,6 +1,6 @@
 //! STATIC settings: what the process is told once, at its start. Everything about traffic is an object instead.
 //!
-//! Invariant: after [`load`] every value is within its range, and no other code looks at the environment or at `weir.yaml`.
+//! Invariant: after [`load()`] every value is within its range, and no other code looks at the environment or at `weir.yaml`.
 //! Precedence: flag > environment > file > default. One table ([`table`]) holds key, syntax, range and meaning of every
 //! setting; the file, the environment, the flags, `weir check --origin` and the reference all read it.
 

@@ -74,7 +74,10 @@ impl Attempt {
 
     /// It failed; a client's fault says nothing about the endpoint.
     pub(super) fn fail(&mut self, fault: Fault) {
-        if fault.blame() == Blame::Backend {
+        // Without a server name of its own, an endpoint is verified by the name in the request: by the client's choice.
+        let by_client = fault == Fault::UpstreamTls
+            && matches!(&self.backend.desired.protocol, UpstreamProtocol::Tls(tls) if tls.server_name.is_none());
+        if fault.blame() == Blame::Backend && !by_client {
             self.well = Some(false);
         }
     }

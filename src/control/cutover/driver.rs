@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, watch};
 
 use crate::model::{ColorSwitch, EndpointSource, ObjectName};
-use crate::proxy::backend::{Backend, Color, ColorId, DrainOrder, Endpoint, EndpointSet};
+use crate::proxy::backend::{Backend, Color, ColorId, DrainOrder, Endpoint, EndpointSet, Offer};
 
 use super::gate::{ColorView, Observation};
 use super::machine::{Action, Input, Machine, Moment};
@@ -139,9 +139,11 @@ impl Driver {
                 .entry(name.clone())
                 .or_insert_with(|| Service::new(Machine::new(name.clone(), self.sequences.remove(name).unwrap_or(0))));
             service.backends = live.remove(name).unwrap_or_default().into_iter().cloned().collect();
+            let offer =
+                switch.preview.clone().map(|preview| Arc::new(Offer { preview, active: switch.active.clone() }));
             for backend in &service.backends {
-                if backend.switch.preview.load().as_deref() != switch.preview.as_ref() {
-                    backend.switch.preview.store(switch.preview.clone().map(Arc::new));
+                if *backend.switch.preview.load() != offer {
+                    backend.switch.preview.store(offer.clone());
                 }
             }
             if !service.machine.desired().is_some_and(|known| **known == **switch) {

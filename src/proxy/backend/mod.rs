@@ -87,13 +87,22 @@ impl Color {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, PartialOrd, Ord)]
 pub struct ColorId(pub u32);
 
+/// How clients may ask for a color that is not effective.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Offer {
+    /// By what, and who may.
+    pub preview: Preview,
+    /// The color that is wanted: what a client gets who does not name one.
+    pub active: Option<Arc<str>>,
+}
+
 /// The pointer that a cutover flips: one per Service, over all its ports.
 #[derive(Debug)]
 pub struct Switch {
     /// The Service.
     pub service: ObjectName,
     /// How clients may ask for another color; written by the cutover driver.
-    pub preview: ArcSwapOption<Preview>,
+    pub preview: ArcSwapOption<Offer>,
     effective: AtomicU32,
 }
 

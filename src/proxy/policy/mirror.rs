@@ -1,22 +1,16 @@
 //! Which requests are copied.
 
-use crate::model::Mirror;
-
-/// Whether a request is copied, given a random number that is even over all of `u64`.
-pub fn sampled(mirror: &Mirror, random: u64) -> bool {
+/// Whether a request is one of the `numerator` of `denominator` (at least 1) that are copied, given a random number that
+/// is even over all of `u64`.
+pub fn sampled(numerator: u32, denominator: u32, random: u64) -> bool {
     // The upper half of the product is `random` scaled to 0..denominator, without the bias of a remainder.
-    let scaled = (u128::from(random) * u128::from(mirror.denominator.max(1))) >> 64;
-    scaled < u128::from(mirror.numerator)
+    let scaled = (u128::from(random) * u128::from(denominator.max(1))) >> 64;
+    scaled < u128::from(numerator)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::Target;
-
-    fn mirror(numerator: u32, denominator: u32) -> Mirror {
-        Mirror { target: Target::Invalid { why: "test".into() }, numerator, denominator }
-    }
 
     #[test]
     fn all_none_and_a_share() {
@@ -28,16 +22,16 @@ mod tests {
             (42, 100, 4_000, 4_400),
             (7, 3, 10_000, 10_000),
         ] {
-            let count = (0..10_000).filter(|_| sampled(&mirror(numerator, denominator), rng.u64(..))).count();
+            let count = (0..10_000).filter(|_| sampled(numerator, denominator, rng.u64(..))).count();
             assert!((low..=high).contains(&count), "{numerator} of {denominator}: {count}");
         }
     }
 
     #[test]
     fn edges_of_the_random_number_are_on_the_right_side() {
-        assert!(sampled(&mirror(1, 100), 0));
-        assert!(!sampled(&mirror(99, 100), u64::MAX));
-        assert!(sampled(&mirror(1, 1), u64::MAX));
-        assert!(sampled(&mirror(u32::MAX, u32::MAX), u64::MAX));
+        assert!(sampled(1, 100, 0));
+        assert!(!sampled(99, 100, u64::MAX));
+        assert!(sampled(1, 1, u64::MAX));
+        assert!(sampled(u32::MAX, u32::MAX, u64::MAX));
     }
 }

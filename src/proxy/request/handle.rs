@@ -177,14 +177,15 @@ fn choose_color(backend: &Backend, exchange: &mut Exchange) -> usize {
     }
     let id = backend.switch.effective();
     let effective = backend.colors.iter().position(|color| color.id == id).unwrap_or(0);
-    let how = backend.switch.preview.load();
-    let Some(how) = &*how else { return effective };
+    let offer = backend.switch.preview.load();
+    let Some(offer) = &*offer else { return effective };
+    let how = &offer.preview;
     let head = &mut exchange.request;
     let header = how.header.as_deref().and_then(|name| head.headers.get(name)).and_then(text);
     let cookies = head.headers.known_all(Name::Cookie).filter_map(text);
     let wish = preview::wish(how, header, cookies, head.host(), exchange.client);
     let colors = backend.colors.iter().map(|color| (&*color.name, color.preview_open.load(Ordering::Relaxed)));
-    let chosen = preview::color_for(wish, colors, &backend.colors[effective].name, None)
+    let chosen = preview::color_for(wish, colors, &backend.colors[effective].name, offer.active.as_deref())
         .and_then(|name| backend.colors.iter().position(|color| *color.name == *name));
     if !preview::may_choose(how, exchange.client) {
         // No application may take for allowed what was not.

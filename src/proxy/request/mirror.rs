@@ -12,7 +12,6 @@ use super::attempt::{Try, send as send_attempt};
 use super::body::{REPLAY, RequestBody};
 use super::context::Context;
 use super::exchange::{Exchange, Running};
-use crate::model::{BackendKey, Mirror, ObjectName, Target};
 use crate::proxy::backend::Backend;
 use crate::proxy::fault::Fault;
 use crate::proxy::policy::mirror::sampled;
@@ -37,10 +36,8 @@ impl Copies {
 
     /// Adds a copy if this request is one of the share that is copied.
     pub(super) fn consider(&mut self, mirror: &CompiledMirror, random: u64) {
-        let target = Target::Backend(BackendKey { service: ObjectName::new("", ""), port: 0 });
-        let share = Mirror { target, numerator: mirror.numerator, denominator: mirror.denominator };
         if let Some(backend) = &mirror.backend
-            && sampled(&share, random)
+            && sampled(mirror.numerator, mirror.denominator, random)
         {
             self.0.push(backend.clone());
         }

@@ -11,6 +11,9 @@ use crate::proxy::fault::Fault;
 /// Most header fields that a head may have, whatever the settings say.
 pub const MAX_FIELDS: usize = 256;
 
+/// Most bytes of empty lines before a request line, which RFC 9112 section 2.2 asks to overlook.
+const EMPTY_LINES: usize = 8;
+
 /// Limits on a head.
 #[derive(Clone, Copy, Debug)]
 pub struct HeadLimits {
@@ -98,7 +101,7 @@ pub fn request(input: &[u8], limits: &HeadLimits, head: &mut RequestHead) -> Res
         return Err(Fault::BadRequest);
     };
     let fields: &[httparse::Header<'_>] = parsed.headers;
-    if method.len() > limits.method {
+    if method.len() > limits.method || empty_lines(input) > EMPTY_LINES {
         return Err(Fault::BadRequest);
     }
     if target.len() > limits.target {
@@ -416,7 +419,13 @@ fn has_bare_line_feed(bytes: &[u8]) -> bool {
     memchr::memchr_iter(b'\n', bytes).any(|at| at == 0 || bytes[at - 1] != b'\r')
 }
 
-/// More bytes are needed, unless a limit is already passed.
+/// Bytes of line ends before the first line.
+fn empty_lines(input: &[u8]) -> usize {
+    input.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count()
+}
+
+/// More bytes are needed, unless a limit is already passed. No part of an acceptable head is refused here: the answer may
+/// not depend on how the bytes arrive.
 fn partial(
     input: &[u8],
     limits: &HeadLimits,
@@ -426,9 +435,15 @@ fn partial(
     if has_bare_line_feed(input) {
         return Err(Fault::BadRequest);
     }
+    let empty = empty_lines(input);
+    if empty > EMPTY_LINES {
+        return Err(Fault::BadRequest);
+    }
+    let seen = input.len() - empty;
     match (method, target) {
-        (None, _) if input.len() > limits.method + 4 => Err(Fault::BadRequest),
-        (Some(_), None) if input.len() > limits.method + limits.target => Err(Fault::TargetTooLong),
+        (None, _) if seen > limits.method => Err(Fault::BadRequest),
+        (Some(method), _) if method.len() > limits.method => Err(Fault::BadRequest),
+        (Some(method), None) if seen > method.len() + 1 + limits.target => Err(Fault::TargetTooLong),
         (Some(_), Some(target)) if target.len() > limits.target => Err(Fault::TargetTooLong),
         (Some(method), Some(target)) if input.len() > limits.block + method.len() + target.len() + 16 => {
             Err(Fault::HeaderTooLarge)
@@ -493,6 +508,32 @@ mod tests {
             assert!(parse(&text[..cut]).unwrap().is_none(), "cut at {cut}");
         }
         assert!(parse(text).unwrap().is_some());
+    }
+
+    #[test]
+    fn a_head_at_its_limits_is_accepted_however_it_arrives() {
+        let limits = HeadLimits { method: 4, target: 6, block: 64, fields: 4 };
+        let accepted = b"\r\n\r\nPOST /12345 HTTP/1.1\r\nHost: a\r\n\r\n";
+        let method = b"PATCH / HTTP/1.1\r\nHost: a\r\n\r\n";
+        let target = b"POST /123456 HTTP/1.1\r\nHost: a\r\n\r\n";
+        let empty = b"\r\n\r\n\r\n\r\n\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n";
+        let at = |text: &[u8], cut: usize| {
+            request(&text[..cut], &limits, &mut RequestHead::default()).map(|meta| meta.is_some())
+        };
+        for cut in 0..accepted.len() {
+            assert_eq!(at(accepted, cut), Ok(false), "cut at {cut}");
+        }
+        assert_eq!(at(accepted, accepted.len()), Ok(true));
+        for (text, first, fault) in [
+            (&method[..], 5, Fault::BadRequest),
+            (&target[..], 12, Fault::TargetTooLong),
+            (&empty[..], 9, Fault::BadRequest),
+        ] {
+            assert_eq!(at(text, first - 1), Ok(false));
+            for cut in first..=text.len() {
+                assert_eq!(at(text, cut), Err(fault), "{:?}", String::from_utf8_lossy(&text[..cut]));
+            }
+        }
     }
 
     #[test]

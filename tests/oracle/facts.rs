@@ -112,9 +112,9 @@ impl<'a> Facts<'a> {
         self.word(1)
     }
 
-    /// Whether a request is of HTTP/1.0.
+    /// Whether it says to be HTTP/1.0.
     pub fn is_http_10(&self) -> bool {
-        self.word(2) == b"HTTP/1.0"
+        self.line.starts_with(b"HTTP/1.0 ") || self.line.ends_with(b" HTTP/1.0")
     }
 
     /// The status of a response.

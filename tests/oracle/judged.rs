@@ -216,6 +216,12 @@ pub const RESPONSES: &[Judged] = &[
         example: "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\nhello",
     },
     Judged {
+        kind: OnlyTheirs,
+        why: "Transfer-Encoding in HTTP/1.0 (RFC 9112 section 6.1), where hyper does not look at it: there is no body",
+        holds: |facts| facts.is_http_10() && facts.has("transfer-encoding"),
+        example: "HTTP/1.0 204 No Content\r\nTransfer-Encoding: chunked\r\n\r\n",
+    },
+    Judged {
         kind: OnlyOurs,
         why: "a Content-Length of 2^64-1 or 2^64-2: a number like any other; hyper keeps these two for itself",
         holds: |facts| facts.all("content-length").iter().any(|length| is_greatest(length)),

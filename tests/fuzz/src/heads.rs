@@ -52,6 +52,7 @@ pub fn request_head(data: &[u8]) {
     assert_clean_fields(&kept);
     assert_eq!(meta.framing, naive_framing(&all, false));
     assert!(head.version == Version::Http11 || meta.framing != Framing::Chunked);
+    assert_eq!(meta.keep_alive, naive_keep_alive(&all, head.version == Version::Http11));
     let hosts: Vec<_> = all.iter().filter(|(name, _)| name == b"host").collect();
     assert!(hosts.len() == 1 || hosts.is_empty() && head.version == Version::Http10);
     for (_, host) in hosts {
@@ -164,7 +165,7 @@ pub fn response_head(data: &[u8]) {
     let framing = naive_framing(&all, true);
     assert_eq!(meta.framing, if bodiless { Framing::None } else { framing });
     assert!(is_11 || framing != Framing::Chunked);
-    assert!(!meta.keep_alive || meta.framing != Framing::UntilClose);
+    assert_eq!(meta.keep_alive, naive_keep_alive(&all, is_11) && meta.framing != Framing::UntilClose);
 
     let mut buffer = vec![0; 64 * 1024];
     let mut out = Out::new(&mut buffer);
@@ -184,6 +185,18 @@ pub fn response_head(data: &[u8]) {
         .expect("and complete");
     assert_eq!(parse::ResponseMeta { length, ..meta }, meta_again);
     assert_eq!((head.status, pairs(&head.headers)), (again.status, pairs(&again.headers)));
+}
+
+/// Whether the connection persists after a message with these fields (RFC 9112 section 9.3).
+fn naive_keep_alive(fields: &Pairs, is_11: bool) -> bool {
+    let options: Vec<String> = fields
+        .iter()
+        .filter(|(name, _)| name == b"connection")
+        .flat_map(|(_, value)| value.split(|byte| *byte == b','))
+        .map(|option| String::from_utf8_lossy(option).trim_matches([' ', '\t']).to_ascii_lowercase())
+        .collect();
+    let has = |wanted: &str| options.iter().any(|option| option == wanted);
+    !has("close") && (is_11 || has("keep-alive"))
 }
 
 /// The framing that these fields announce. To be asked only about accepted heads: a doubt is a failure.

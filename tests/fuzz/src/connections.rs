@@ -2,6 +2,7 @@
 //! understood does not depend on how bytes arrive, and what is sent on says the same to whoever reads it.
 
 use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
@@ -14,7 +15,7 @@ use crate::wire::client::{Answer, Exchange};
 use crate::wire::head::{Headers, RequestHead, ResponseHead};
 use crate::wire::io::Io;
 use crate::wire::parse::{self, Framing, HeadLimits, RequestMeta, ResponseMeta};
-use crate::wire::pump::{BodySource, Coding, Pump, PumpError};
+use crate::wire::pump::{BodySource, Coding, Pump};
 use crate::wire::server::{Arrival, Connection, IncomingBody};
 
 const CHUNKS: ChunkLimits = ChunkLimits { extensions: 256, trailers: 4096 };
@@ -66,8 +67,17 @@ fn serve(dice: &mut Dice, pieces: Vec<Vec<u8>>, limits: &HeadLimits, room: usize
             Err(fault) => return (seen, Some(end(fault))),
         };
         let head = head.expect("a request has a head");
-        let source = IncomingBody::begin(&connection, &meta, CHUNKS, 0);
-        let mut source = Tee { source, body: Vec::new(), trailers: None, room };
+        let mut source = IncomingBody::begin(&connection, &meta, CHUNKS, 0);
+        let (mut body, mut buffer) = (Vec::new(), vec![0; room]);
+        loop {
+            match drive(|cx| source.poll_read(cx, &mut buffer)) {
+                Ok(0) => break,
+                Ok(length) => body.extend_from_slice(&buffer[..length]),
+                Err(fault) => return (seen, Some(end(fault))),
+            }
+        }
+        assert!(source.is_done());
+        let trailers = source.trailers().as_ref().map(pairs);
         let coding = match meta.framing {
             Framing::None => Coding::None,
             Framing::Length(length) => Coding::Length(length),
@@ -77,14 +87,14 @@ fn serve(dice: &mut Dice, pieces: Vec<Vec<u8>>, limits: &HeadLimits, room: usize
         let portions = (0..dice.below(4)).map(|_| 1 + dice.below(50)).collect();
         let onward = RefCell::new(Io::Tcp(TcpStream::new([], portions)));
         let mut pump = Pump::new(coding);
-        let sent = drive(|cx| pump.poll(&onward, cx, |out| put_request(out, &head, &meta), &mut source));
-        match sent {
-            Ok(()) => assert!(pump.is_done() && source.source.is_done()),
-            Err(PumpError::Body(fault)) => return (seen, Some(end(fault))),
-            Err(PumpError::Io(error)) => panic!("memory does not fail: {error}"),
+        let pieces = dice.pieces(&body).into_iter().filter(|piece| !piece.is_empty()).collect();
+        let mut copy = Copied { pieces, trailers: trailers.clone(), paused: false };
+        match drive(|cx| pump.poll(&onward, cx, |out| put_request(out, &head, &meta), &mut copy)) {
+            Ok(()) => assert!(pump.is_done()),
+            Err(error) => panic!("neither memory nor this body fails: {error:?}"),
         }
         let Io::Tcp(onward) = onward.into_inner() else { panic!("it was clear text") };
-        assert_reads_the_same(&onward.written, &head, &meta, &source);
+        assert_reads_the_same(&onward.written, &head, &meta, &body, trailers.as_ref());
         seen.push(Seen {
             start: (
                 head.method().to_owned(),
@@ -95,8 +105,8 @@ fn serve(dice: &mut Dice, pieces: Vec<Vec<u8>>, limits: &HeadLimits, room: usize
             fields: pairs(&head.headers),
             // Empty lines before a head belong to it or not, as they arrive.
             meta: RequestMeta { length: 0, ..meta },
-            body: source.body,
-            trailers: source.trailers,
+            body,
+            trailers,
         });
         if !meta.keep_alive {
             return (seen, None);
@@ -105,7 +115,13 @@ fn serve(dice: &mut Dice, pieces: Vec<Vec<u8>>, limits: &HeadLimits, room: usize
 }
 
 /// What was sent on is exactly one message and says what was understood.
-fn assert_reads_the_same(written: &[u8], head: &RequestHead, meta: &RequestMeta, source: &Tee) {
+fn assert_reads_the_same(
+    written: &[u8],
+    head: &RequestHead,
+    meta: &RequestMeta,
+    body: &[u8],
+    trailers: Option<&Pairs>,
+) {
     let mut again = RequestHead::default();
     let after = parse::request(written, &HeadLimits::default(), &mut again)
         .expect("what was accepted is accepted")
@@ -114,48 +130,55 @@ fn assert_reads_the_same(written: &[u8], head: &RequestHead, meta: &RequestMeta,
     assert_eq!(RequestMeta { length: 0, ..*meta }, RequestMeta { length: 0, ..after });
     let rest = &written[after.length..];
     if meta.framing != Framing::Chunked {
-        assert_eq!(rest, source.body);
+        assert_eq!(rest, body);
         return;
     }
-    let (mut decoder, mut at, mut body) = (Decoder::new(CHUNKS), 0, Vec::new());
+    let (mut decoder, mut at, mut data) = (Decoder::new(CHUNKS), 0, Vec::new());
     loop {
         let (used, step) = decoder.step(&rest[at..]).expect("our own chunks are well formed");
         at += used;
         match step {
-            Step::Data(length) => body.extend_from_slice(&rest[at - length..at]),
+            Step::Data(length) => data.extend_from_slice(&rest[at - length..at]),
             Step::More => panic!("our own chunks come to an end"),
             Step::End => break,
         }
     }
-    assert_eq!((at, &body), (rest.len(), &source.body));
+    assert_eq!((at, &data[..]), (rest.len(), body));
     // A blank after each colon may lead over the limit.
-    if let Ok(trailers) = decoder.trailers() {
-        assert_eq!(trailers.as_ref().map(pairs), source.trailers);
+    if let Ok(again) = decoder.trailers() {
+        assert_eq!(again.as_ref().map(pairs).as_ref(), trailers);
     }
 }
 
-/// A body that remembers what it gave, and gives at most `room` bytes at a time.
-struct Tee {
-    source: IncomingBody,
-    body: Vec<u8>,
+/// A body that is there already, in pieces, with a `Pending` before each.
+struct Copied {
+    pieces: VecDeque<Vec<u8>>,
     trailers: Option<Pairs>,
-    room: usize,
+    paused: bool,
 }
 
-impl BodySource for Tee {
-    fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<Result<usize, Fault>> {
-        let room = buffer.len().min(self.room);
-        let polled = self.source.poll_read(cx, &mut buffer[..room]);
-        if let Poll::Ready(Ok(length)) = &polled {
-            self.body.extend_from_slice(&buffer[..*length]);
+impl BodySource for Copied {
+    fn poll_read(&mut self, _: &mut Context<'_>, buffer: &mut [u8]) -> Poll<Result<usize, Fault>> {
+        self.paused = !self.paused;
+        if self.paused {
+            return Poll::Pending;
         }
-        polled
+        let Some(piece) = self.pieces.front_mut() else { return Poll::Ready(Ok(0)) };
+        let length = piece.len().min(buffer.len());
+        buffer[..length].copy_from_slice(&piece[..length]);
+        piece.drain(..length);
+        if piece.is_empty() {
+            self.pieces.pop_front();
+        }
+        Poll::Ready(Ok(length))
     }
 
     fn trailers(&mut self) -> Option<Headers> {
-        let trailers = self.source.trailers();
-        self.trailers = trailers.as_ref().map(pairs);
-        trailers
+        let mut headers = Headers::default();
+        for (name, value) in self.trailers.take()? {
+            headers.append(&name, &value);
+        }
+        Some(headers)
     }
 }
 

@@ -145,7 +145,7 @@ impl Listener {
         self.counters.open.add(1);
         self.shared.connections.fetch_add(1, Ordering::Relaxed);
         let guard = Guard { listener: self.clone(), peer: peer.ip() };
-        tokio::task::spawn_local(async move {
+        self.context.spawn(async move {
             let guard = guard;
             guard.listener.clone().serve(stream, peer).await;
         });

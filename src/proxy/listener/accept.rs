@@ -146,22 +146,17 @@ impl Listener {
         self.shared.connections.fetch_add(1, Ordering::Relaxed);
         let guard = Guard { listener: self.clone(), peer: peer.ip() };
         // A connection may wait for a request for minutes, and there are many of those: what it needs only to begin, or
-        // only for HTTP/2, has a box that is gone or not made by then (its size is held by tests/it/limits.rs).
+        // only for HTTP/2, has a box that is gone or not made by then. What is left is held small by tests/it/limits.rs.
         let arriving = Box::pin(self.clone().arrive(stream, peer));
         tokio::task::spawn_local(async move {
-            let Some(Arrived { origin, io, http2 }) = arriving.await else { return };
+            let Some(Arrived { origin, connection, http2 }) = arriving.await else { return };
             let Listener { context, counters, .. } = &*guard.listener;
-            let (io, input) = if http2 {
-                (io, Vec::new())
-            } else {
-                let connection = Rc::new(Connection::new(io, Vec::new()));
-                if serve_h1::serve(context, counters, &origin, &connection).await != serve_h1::After::Http2 {
-                    return;
-                }
-                let Ok(connection) = Rc::try_unwrap(connection) else { return };
-                connection.into_parts()
-            };
-            Box::pin(serve_h2::serve(context, counters, Rc::new(origin), io, input)).await;
+            if !http2 && serve_h1::serve(context, counters, &origin, &connection).await != serve_h1::After::Http2 {
+                return;
+            }
+            let Ok(connection) = Rc::try_unwrap(connection) else { return };
+            let (io, input) = connection.into_parts();
+            Box::pin(serve_h2::serve(context, counters, origin, io, input)).await;
         });
     }
 
@@ -197,7 +192,7 @@ impl Listener {
             }
         }
         let Some(acceptor) = &self.tls else {
-            return Some(Arrived { origin, io: Io::Tcp(stream), http2: false });
+            return Some(Arrived::new(origin, Io::Tcp(stream), false));
         };
         let stream = match tokio::time::timeout(handshake, acceptor.accept(stream)).await {
             Ok(Ok(stream)) => stream,
@@ -211,16 +206,22 @@ impl Listener {
         origin.tls = true;
         origin.server_name = session.server_name().map(|name| name.to_ascii_lowercase().into());
         let http2 = session.alpn_protocol() == Some(b"h2");
-        Some(Arrived { origin, io: Io::TlsServer(Box::new(stream)), http2 })
+        Some(Arrived::new(origin, Io::TlsServer(Box::new(stream)), http2))
     }
 }
 
 /// A connection of which it is known what it is.
 struct Arrived {
-    origin: Origin,
-    io: Io,
+    origin: Rc<Origin>,
+    connection: Rc<Connection>,
     /// By the handshake; clear text may still begin with the preface.
     http2: bool,
+}
+
+impl Arrived {
+    fn new(origin: Origin, io: Io, http2: bool) -> Self {
+        Self { origin: Rc::new(origin), connection: Rc::new(Connection::new(io, Vec::new())), http2 }
+    }
 }
 
 /// Counts a connection as open until it is dropped, also by a panic.

@@ -148,7 +148,7 @@ impl Listener {
         // A connection may wait for a request for minutes, and there are many of those: what it needs only to begin, or
         // only for HTTP/2, has a box that is gone or not made by then. What is left is held small by tests/it/limits.rs.
         let arriving = Box::pin(self.clone().arrive(stream, peer));
-        tokio::task::spawn_local(async move {
+        self.context.spawn(async move {
             let Some(Arrived { origin, connection, http2 }) = arriving.await else { return };
             let Listener { context, counters, .. } = &*guard.listener;
             if !http2 && serve_h1::serve(context, counters, &origin, &connection).await != serve_h1::After::Http2 {

@@ -190,7 +190,7 @@ async fn over_h1(
     let context = with.context;
     let limits = &context.options.limits;
     let coding = if body.is_empty() { Coding::None } else { body.length.map_or(Coding::Chunked, Coding::Length) };
-    let to_head = exchange.request.method() == "HEAD";
+    let to_head = exchange.request.is_head();
     let mut upstream = client::Exchange::new(io, body, coding, limits.chunks());
     exchange.timer.set(with.head_deadline, context.now());
     let Exchange { request, response, timer, .. } = exchange;

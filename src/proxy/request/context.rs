@@ -43,6 +43,8 @@ pub struct Context {
         reason = "a box moves into a connection's future as one pointer; its content never moves"
     )]
     spare: RefCell<Vec<Box<Exchange>>>,
+    /// When the running task was polled.
+    time: Cell<u64>,
 }
 
 /// Exchanges kept for reuse.
@@ -70,12 +72,34 @@ impl Context {
             log: RefCell::new(log),
             senders: RefCell::default(),
             spare: RefCell::default(),
+            time: Cell::new(clock::now()),
         })
     }
 
-    /// The process clock, nanoseconds.
+    /// The process clock, nanoseconds, as it was when the running task was polled: what happens in one poll happens at one
+    /// time, and the clock is read once for it.
+    #[inline]
     pub fn now(&self) -> u64 {
-        clock::now()
+        self.time.get()
+    }
+
+    /// Reads the clock. Every task of a worker does so whenever it is polled; see [`Context::spawn`].
+    #[inline]
+    pub fn tick(&self) {
+        self.time.set(clock::now());
+    }
+
+    /// Starts a task on this worker, for which [`Context::now`] is right.
+    pub fn spawn(self: &Rc<Self>, future: impl Future<Output: 'static> + 'static) {
+        let context = self.clone();
+        tokio::task::spawn_local(async move {
+            let mut future = std::pin::pin!(future);
+            std::future::poll_fn(|cx| {
+                context.tick();
+                future.as_mut().poll(cx)
+            })
+            .await
+        });
     }
 
     /// Closes upstream connections that have been idle for too long or have ended.

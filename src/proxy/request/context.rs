@@ -2,8 +2,10 @@
 //! atomics, so nothing in here is ever waited for.
 
 use std::cell::{Cell, RefCell};
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::Poll;
 
 use super::exchange::Exchange;
 use super::upstream_h2::Senders;
@@ -45,6 +47,25 @@ pub struct Context {
     spare: RefCell<Vec<Box<Exchange>>>,
     /// When the running task was polled.
     time: Cell<u64>,
+}
+
+pin_project_lite::pin_project! {
+    /// What a worker runs: reads the clock, then goes on. Not an async block, which would hold the future twice.
+    struct Task<F> {
+        context: Rc<Context>,
+        #[pin]
+        future: F,
+    }
+}
+
+impl<F: Future> Future for Task<F> {
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut std::task::Context<'_>) -> Poll<F::Output> {
+        let this = self.project();
+        this.context.tick();
+        this.future.poll(cx)
+    }
 }
 
 /// Exchanges kept for reuse.
@@ -91,15 +112,7 @@ impl Context {
 
     /// Starts a task on this worker, for which [`Context::now`] is right.
     pub fn spawn(self: &Rc<Self>, future: impl Future<Output: 'static> + 'static) {
-        let context = self.clone();
-        tokio::task::spawn_local(async move {
-            let mut future = std::pin::pin!(future);
-            std::future::poll_fn(|cx| {
-                context.tick();
-                future.as_mut().poll(cx)
-            })
-            .await
-        });
+        tokio::task::spawn_local(Task { context: self.clone(), future });
     }
 
     /// Closes upstream connections that have been idle for too long or have ended.

@@ -203,6 +203,22 @@ impl Headers {
         self.seen & id.bit() != 0
     }
 
+    /// Whether there may be a field that ends here; false is certain.
+    #[inline]
+    pub fn may_have_hop_by_hop(&self) -> bool {
+        const HOP_BY_HOP: u32 = {
+            let (mut set, mut at) = (0, 0);
+            while at < Name::ALL.len() {
+                if Name::ALL[at].is_hop_by_hop() {
+                    set |= Name::ALL[at].bit();
+                }
+                at += 1;
+            }
+            set
+        };
+        self.seen & HOP_BY_HOP != 0
+    }
+
     /// The first value of a known name.
     #[inline]
     pub fn known(&self, id: Name) -> Option<&[u8]> {

@@ -144,7 +144,7 @@ fn line(cells: impl Iterator<Item = String>) -> String {
 /// Three digits are more than the method knows.
 fn number(value: f64) -> String {
     match value {
-        v if v >= 100.0 => format!("{v:.0}"),
+        v if v >= 100.0 || v == 0.0 => format!("{v:.0}"),
         v if v >= 10.0 => format!("{v:.1}"),
         v if v >= 1.0 => format!("{v:.2}"),
         v => format!("{v:.3}"),

@@ -34,7 +34,7 @@ pub enum Choice {
     Hosts,
     /// One route more where there are 10,000
     Reload,
-    /// Memory of 10,000 idle connections
+    /// Memory of 10,000 idle connections, plain and over TLS
     Idle,
     /// Latency at 5,000 requests a second
     Latency,
@@ -76,7 +76,7 @@ impl Scenario {
             Self::Traffic(Traffic::Upload) => "POST of 64 KiB",
             Self::Traffic(Traffic::Hosts) => "HTTP/1.1, 1 KiB, 10,000 hosts",
             Self::Reload => "one route more at 10,000 hosts",
-            Self::Idle => "10,000 idle connections",
+            Self::Idle => "idle connections",
             Self::Latency => "latency at 5,000 requests/s",
         }
     }

@@ -72,7 +72,9 @@ pub fn find(options: &Options, weir: PathBuf, scenarios: &[Scenario], report: &m
             Kind::Envoy => envoy(options).and_then(|path| {
                 // "…  version: COMMIT/1.40.0/Clean/RELEASE/BoringSSL"
                 let text = said(&path, &["--version"]);
-                let version = text.split('/').nth(1).ok_or_else(|| format!("{}: {}", path.display(), text.trim()))?;
+                let version = after(&text, "version: ");
+                let version =
+                    version.split('/').nth(1).ok_or_else(|| format!("{}: {}", path.display(), text.trim()))?;
                 tools.versions.push(format!("Envoy {version}"));
                 tools.envoy = path;
                 Ok(())

@@ -29,6 +29,7 @@ pub fn run(place: &Place, report: &mut Report) -> Result<()> {
         return Err(format!("{} open files are allowed, too few for idle connections", file_limit()).into());
     }
     let title = format!("{connections} idle connections");
+    report.explain("Idle connections: measured once, memory of the kernel not counted");
     for tls in [false, true] {
         let with = if tls { ", TLS" } else { "" };
         let mut row = Row::new(&format!("{title}{with}"), "KiB/connection");

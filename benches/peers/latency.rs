@@ -17,6 +17,7 @@ const CONNECTIONS: usize = 64;
 pub fn run(place: &Place, rounds: u32, seconds: u32, report: &mut Report) -> Result<()> {
     let title = Scenario::Latency.title();
     let mut rows = ["p50", "p99", "p99.9"].map(|name| Row::new(&format!("{title}: {name}"), "µs"));
+    report.explain(&format!("Latency: turns of {seconds} s, an open loop, counted from when a request was due"));
     let mut running = Vec::new();
     for kind in place.kinds(|kind| Scenario::Latency.suits(kind)) {
         match Proxy::start(kind, place, false) {

@@ -44,7 +44,9 @@ pub fn run(place: &Place, rounds: u32, report: &mut Report) -> Result<()> {
             Err(error) => report.refuse(title, kind, &*error),
         }
     }
-    for round in 0..rounds.min(ROUNDS) {
+    let rounds = rounds.min(ROUNDS);
+    report.explain(&format!("One route more: {rounds} changes, each by the cheapest way that the proxy has"));
+    for round in 0..rounds {
         let mut refused: Vec<Kind> = Vec::new();
         for proxy in &mut running {
             match change(proxy, &format!("new{round}.example.test")) {

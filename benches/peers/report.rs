@@ -6,6 +6,9 @@ use std::time::SystemTime;
 use crate::measure;
 use crate::proxies::{Kind, Place};
 
+/// Percent of the proxy's core: with more in the hands of others a reader is warned.
+const BUSY: f64 = 10.0;
+
 /// Everything that was measured so far.
 pub struct Report {
     rows: Vec<Row>,
@@ -54,6 +57,11 @@ impl Report {
         self.notes.push(text);
     }
 
+    /// How the rows of a scenario came about that differs from the others.
+    pub fn explain(&mut self, text: &str) {
+        self.notes.push(text.to_owned());
+    }
+
     /// The share of the proxy's core that others had in one turn.
     pub fn others(&mut self, share: f64) {
         self.others.push(share);
@@ -79,18 +87,18 @@ impl Report {
         }
         lines.push(String::new());
         lines.push(format!(
-            "Medians over {rounds} rounds of {seconds} s, the proxies in turn; a ratio is the median of the ratios within \
-             the rounds, with its quartiles. Below 1 Weir is cheaper; within 10 % of 1 is a tie. Each proxy had one worker \
-             on core 0, load and backend were on core 1. Only figures of one run can be compared."
+            "Medians over {rounds} rounds with turns of {seconds} s; a ratio is the median of the ratios within the rounds, \
+             with its quartiles. Below 1 Weir is cheaper; within 10 % of 1 is a tie. Each proxy had one worker on core 0, \
+             load and backend were on core 1. Only figures of one run can be compared."
         ));
         lines.push(String::new());
         lines.push(format!("- {}", place.tools.versions.join(", ")));
         lines.push(format!("- {}", self.machine));
         if !self.others.is_empty() {
+            let [usual, most] = [0.5, 1.0].map(|share| 100.0 * quantile(&self.others, share));
+            let verdict = if usual > BUSY { "; the machine was busy, the figures are rough" } else { "" };
             lines.push(format!(
-                "- While a proxy had its turn, the rest of the machine had {:.0} % of its core (median; at most {:.0} %)",
-                100.0 * quantile(&self.others, 0.5),
-                100.0 * quantile(&self.others, 1.0)
+                "- While a proxy had its turn, others had {usual:.0} % of its core (median; at most {most:.0} %){verdict}"
             ));
         }
         lines.push(format!("- {}: `{}`", httpdate::fmt_http_date(self.begun), command()));

@@ -171,10 +171,11 @@ fn compare(options: &Options) -> Result<ExitCode> {
 }
 
 impl Options {
-    /// The proxies of this run, Weir first.
+    /// The proxies of this run, each once, Weir first.
     fn kinds(&self) -> Vec<Kind> {
         let mut kinds = vec![Kind::Weir];
         kinds.extend(self.peers.iter().map(|peer| peer.kind()));
+        kinds.sort_unstable();
         kinds.dedup();
         kinds
     }

@@ -45,7 +45,7 @@ pub fn run(place: &Place, rounds: u32, report: &mut Report) -> Result<()> {
         }
     }
     let rounds = rounds.min(ROUNDS);
-    report.explain(&format!("One route more: {rounds} changes, each by the cheapest way that the proxy has"));
+    report.explain(&format!("One route more: {rounds} times, each proxy told in the cheapest way it has"));
     for round in 0..rounds {
         let mut refused: Vec<Kind> = Vec::new();
         for proxy in &mut running {

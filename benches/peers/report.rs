@@ -87,8 +87,8 @@ impl Report {
         }
         lines.push(String::new());
         lines.push(format!(
-            "Medians over {rounds} rounds with turns of {seconds} s; a ratio is the median of the ratios within the rounds, \
-             with its quartiles. Below 1 Weir is cheaper; within 10 % of 1 is a tie. Each proxy had one worker on core 0, \
+            "Rounds: {rounds}, turns of {seconds} s; figures are medians, a ratio is the median of the ratios within the \
+             rounds, with its quartiles. Below 1 Weir is cheaper; within 10 % of 1 is a tie. Each proxy had one worker on core 0, \
              load and backend were on core 1. Only figures of one run can be compared."
         ));
         lines.push(String::new());

@@ -62,6 +62,8 @@ pub struct Proxy {
     pub http: SocketAddr,
     pub https: SocketAddr,
     running: Running,
+    /// Its processes when it had begun to serve.
+    began_with: Vec<u32>,
     folder: PathBuf,
     /// Hosts that were added while it ran.
     added: Vec<String>,
@@ -202,8 +204,9 @@ impl Proxy {
                 Running::start(PROXY_CORE, &place.tools.envoy, &arguments, &log)?
             }
         };
-        let mut proxy = Self { kind, http, https, running, folder, added: Vec::new(), hosts };
+        let mut proxy = Self { kind, http, https, running, began_with: Vec::new(), folder, added: Vec::new(), hosts };
         proxy.wait_until_it_serves()?;
+        proxy.began_with = proxy.processes();
         Ok(proxy)
     }
 
@@ -230,6 +233,15 @@ impl Proxy {
     /// The process and all its descendants, parents first.
     pub fn processes(&self) -> Vec<u32> {
         self.running.tree()
+    }
+
+    /// Its processes, if they are still those that it began with: nothing crashed and was started again.
+    pub fn same_processes(&self) -> Result<&[u32]> {
+        let now = self.processes();
+        if now == self.began_with {
+            return Ok(&self.began_with);
+        }
+        Err(format!("its processes changed from {:?} to {now:?}: {}", self.began_with, self.last_words()).into())
     }
 
     /// The end of its log.

@@ -58,15 +58,13 @@ fn check(proxy: &Proxy, traffic: Traffic, place: &Place) -> Result<()> {
 /// One turn: CPU time for each exchange, in the unit of the row.
 fn slice(proxy: &Proxy, traffic: Traffic, place: &Place, seconds: u32, report: &mut Report) -> Result<f64> {
     check(proxy, traffic, place)?;
-    let before = proxy.processes();
-    let (busy, cpu) = (core_busy(PROXY_CORE), CpuTime::of(&before));
+    let processes = proxy.same_processes()?;
+    let (busy, cpu) = (core_busy(PROXY_CORE), CpuTime::of(processes));
     let begun = std::time::Instant::now();
     let count = load::run(traffic, proxy, place, seconds)?;
-    let used = CpuTime::of(&before).since(&cpu);
+    let used = CpuTime::of(processes).since(&cpu);
     let busy = core_busy(PROXY_CORE).saturating_sub(busy);
-    if proxy.processes() != before {
-        return Err("its processes changed".into());
-    }
+    proxy.same_processes()?;
     report.others(busy.saturating_sub(used) as f64 / begun.elapsed().as_nanos() as f64);
     let nanoseconds = used as f64 / count as f64;
     // Exchanges of 1 MiB: 1024 of them are one GiB.

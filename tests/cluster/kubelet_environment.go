@@ -140,7 +140,7 @@ var capabilities = map[string]uintptr{
 // environment is the container's own and nothing of this machine's.
 func (c *container) environment(ctx context.Context, object *v1.Pod) (map[string]string, error) {
 	environment := map[string]string{
-		"PATH":     "/image:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin",
+		"PATH":     searchPath,
 		"HOME":     "/root",
 		"HOSTNAME": cmp.Or(object.Spec.Hostname, object.Name),
 		// Not the Service's own address, which nothing routes here.

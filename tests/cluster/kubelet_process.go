@@ -38,6 +38,9 @@ type plan struct {
 	ambient     []uintptr
 }
 
+// searchPath is PATH in a container, unless it brings its own.
+const searchPath = "/image:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"
+
 // mount puts what lies at source to target within the container.
 type mount struct {
 	source, target string
@@ -46,13 +49,14 @@ type mount struct {
 
 // process is a container's first process, in a process namespace of its own: when it ends, all that it started ends.
 type process struct {
-	id         string
-	pid        int
-	startedAt  time.Time
-	ended      chan struct{}
-	finishedAt time.Time // valid after ended, as are the next two
-	exit       int32
-	signalled  int32
+	id          string
+	environment []string
+	pid         int
+	startedAt   time.Time
+	ended       chan struct{}
+	finishedAt  time.Time // valid after ended, as are the next two
+	exit        int32
+	signalled   int32
 }
 
 // startProcess starts the plan; its output goes to the book, line by line.
@@ -62,7 +66,7 @@ func startProcess(p plan, book *logbook) (*process, error) {
 		return nil, err
 	}
 	started := make(chan error, 1)
-	running := &process{ended: make(chan struct{}), id: containerID()}
+	running := &process{ended: make(chan struct{}), id: containerID(), environment: p.environment}
 	copied := make(chan struct{})
 	go func() {
 		// This thread enters the pod's namespaces for good, and stays until its child has ended, for the child is to die
@@ -182,7 +186,8 @@ func makeRoot(p plan) error {
 			return err
 		}
 	}
-	if err := os.Symlink("/run", within("/var/run")); err != nil {
+	// Relative: an absolute link would lead the mounts below out of the container's root.
+	if err := os.Symlink("../run", within("/var/run")); err != nil {
 		return err
 	}
 	for name, content := range map[string]string{"hosts": p.hosts, "hostname": p.hostname + "\n", "resolv.conf": p.resolver} {
@@ -244,7 +249,7 @@ func findProgram(p plan) (string, error) {
 		}
 		return name, nil
 	}
-	for _, folder := range strings.Split("/image:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin", ":") {
+	for _, folder := range strings.Split(searchPath, ":") {
 		if info, err := os.Stat(filepath.Join(p.root, folder, name)); err == nil && info.Mode()&0o111 != 0 {
 			return filepath.Join(folder, name), nil
 		}
@@ -268,9 +273,9 @@ func (r *process) signal(s syscall.Signal) {
 
 // command prepares a further process in the container's namespaces.
 func (r *process) command(ctx context.Context, argv []string) *exec.Cmd {
-	arguments := append([]string{"--target", strconv.Itoa(r.pid), "--mount", "--net", "--pid", "--ipc", "--root", "--wd=/", "--"}, argv...)
+	arguments := append([]string{"--target", strconv.Itoa(r.pid), "--mount", "--net", "--pid", "--ipc", "--root", "--wd", "--"}, argv...)
 	command := exec.CommandContext(ctx, "nsenter", arguments...)
-	command.Env = []string{"PATH=/image:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"}
+	command.Env = r.environment
 	command.WaitDelay = time.Second
 	return command
 }

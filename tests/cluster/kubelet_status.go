@@ -54,7 +54,9 @@ func (p *pod) reportOnce(ctx context.Context) bool {
 	case apierrors.IsNotFound(err), apierrors.IsConflict(err):
 		return true
 	}
-	log.Printf("%s/%s: status not written: %v", object.Namespace, object.Name, err)
+	if ctx.Err() == nil {
+		log.Printf("%s/%s: status not written: %v", object.Namespace, object.Name, err)
+	}
 	return false
 }
 

@@ -171,18 +171,20 @@ func (c *components) runUntilEnd(s settings, signals <-chan os.Signal) int {
 		fmt.Fprintf(os.Stderr, "rig: the command does not start: %v\n", err)
 		return 127
 	}
+	var first time.Time
 	var kill <-chan time.Time
 	for {
 		select {
 		case <-done:
 			return exitCode(command.ProcessState)
 		case s := <-signals:
-			if kill != nil {
+			if kill == nil {
+				first, kill = time.Now(), time.After(commandGrace)
+				command.Process.Signal(s)
+			} else if time.Since(first) > time.Second {
+				// Not the same Ctrl-C twice, once from the terminal and once from the outer process.
 				command.Process.Kill()
-				continue
 			}
-			command.Process.Signal(s)
-			kill = time.After(commandGrace)
 		case <-kill:
 			command.Process.Kill()
 		case <-c.tick.C:

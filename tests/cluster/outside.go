@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"flag"
+	"io"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -27,11 +28,15 @@ type settings struct {
 func parseSettings(arguments []string) (settings, error) {
 	s := settings{images: imageTable{}}
 	flags := flag.NewFlagSet("rig run", flag.ContinueOnError)
+	// One sentence says what is wrong; the list of flags would hide it.
+	flags.SetOutput(io.Discard)
 	flags.StringVar(&s.crds, "crds", environmentOr("WEIR_RIG_CRDS", "standard"), "channel of the Gateway API: standard, experimental or none")
 	flags.StringVar(&s.crdsFrom, "crds-from", "", "folder with the folders standard/ and experimental/")
 	flags.Func("image", "PREFIX=BINARY: pods whose image begins with PREFIX run BINARY", s.images.add)
-	flags.StringVar(&s.logs, "logs", os.Getenv("WEIR_RIG_LOGS"), "folder for the logs of the components")
-	if err := flags.Parse(arguments); err != nil {
+	flags.StringVar(&s.logs, "logs", "", "folder for the logs of the components")
+	if err := flags.Parse(arguments); errors.Is(err, flag.ErrHelp) {
+		return s, errors.New(usage)
+	} else if err != nil {
 		return s, err
 	}
 	for _, entry := range strings.Fields(os.Getenv("WEIR_RIG_IMAGES")) {

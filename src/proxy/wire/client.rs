@@ -288,6 +288,7 @@ impl<B: BodySource> Exchange<B> {
     }
 
     /// Takes the exchange apart: the request body, and the connection if another request may be sent on it.
+    #[expect(clippy::boxed_local, reason = "unboxed, the whole exchange would be copied to take out two of its parts")]
     pub fn finish(self: Box<Self>) -> (B, Option<Io>) {
         let clean = self.keep_alive && self.is_done() && self.upload == Upload::Done && self.at == self.input.len();
         // Only what is given back leaves the box.

@@ -29,6 +29,10 @@ func runInside(arguments []string) int {
 	if err != nil {
 		fatal("%v", err)
 	}
+	// Nothing in here is reached through a proxy, and there is no way to one.
+	for _, name := range []string{"HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"} {
+		os.Unsetenv(name)
+	}
 	signals := make(chan os.Signal, 4)
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
 	ctx, cancel := context.WithCancel(context.Background())

@@ -9,6 +9,7 @@ use super::exchange::Exchange;
 use super::upstream_h2::Senders;
 use crate::proxy::backend::pool::Pools;
 use crate::proxy::options::Options;
+use crate::proxy::policy::hop::Underscores;
 use crate::proxy::snapshot::Published;
 use crate::proxy::wire::timers::Timers;
 use crate::telemetry::access_log::Logger;
@@ -83,6 +84,11 @@ impl Context {
         let idle = self.options.timeouts.upstream_idle.as_nanos() as u64;
         self.pools.borrow_mut().sweep(self.now().saturating_sub(idle));
         self.senders.borrow_mut().sweep();
+    }
+
+    /// What is done with names that contain an underscore.
+    pub(super) fn underscores(&self) -> Underscores {
+        if self.options.keep_underscores { Underscores::Keep } else { Underscores::Drop }
     }
 
     pub(super) fn take_exchange(&self) -> Box<Exchange> {

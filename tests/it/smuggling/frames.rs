@@ -137,6 +137,18 @@ impl Connection {
         }
     }
 
+    /// Waits for the first bytes of a body, which count no more.
+    pub async fn data_on(&mut self, stream: u32, patience: Duration) -> Result<(), String> {
+        loop {
+            let read = tokio::time::timeout(patience, self.next()).await;
+            match read.map_err(|_| format!("nothing on stream {stream}"))? {
+                Some((DATA, _, on, _)) if on == stream => return Ok(()),
+                Some(_) => {}
+                None => return Err("the connection ended".to_owned()),
+            }
+        }
+    }
+
     async fn next(&mut self) -> Option<(u8, u8, u32, Vec<u8>)> {
         loop {
             if let Some(head) = self.input.first_chunk::<9>() {

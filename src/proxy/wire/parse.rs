@@ -193,8 +193,7 @@ pub fn response(
     let fields: &[httparse::Header<'_>] = parsed.headers;
     let bytes = &input[..length];
     // httparse skips empty lines, which are tolerated before a request only (RFC 9112 section 2.2).
-    if bytes[0] != b'H'
-        || length > limits.block
+    if length > limits.block
         || fields.len() > limits.fields
         || !bytes.starts_with(b"HTTP/")
         || !ends_in_crlf(bytes, bytes, fields)

@@ -17,6 +17,7 @@ mod harness;
 mod badinput;
 mod cutover;
 mod draining;
+mod exhaustion;
 mod grpc;
 mod harness_selfcheck;
 mod headers;

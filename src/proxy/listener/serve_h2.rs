@@ -151,7 +151,10 @@ async fn answer(
                 refuse(context, &mut running, Fault::BodyTooLarge)
             } else {
                 let body = RequestBody::h2(context, incoming, length);
-                Box::pin(handle(context, origin, &mut running, None, body)).await
+                match nothing_promised(body).await {
+                    Ok(body) => Box::pin(handle(context, origin, &mut running, None, body)).await,
+                    Err(fault) => refuse(context, &mut running, fault),
+                }
             }
         }
         Err(fault) => refuse(context, &mut running, fault),
@@ -192,6 +195,19 @@ async fn answer(
     response
 }
 
+/// A body of no bytes is waited for, so that no backend acts on a request whose stream then has some (RFC 9113 section
+/// 8.1.1). Any other body is passed on as it comes.
+async fn nothing_promised(mut body: RequestBody) -> Result<RequestBody, Fault> {
+    if body.length == Some(0) && !body.is_empty() {
+        match std::future::poll_fn(|cx| body.poll_read(cx, &mut [0])).await {
+            Ok(0) => {}
+            Ok(_) => return Err(Fault::BadRequest),
+            Err(fault) => return Err(fault),
+        }
+    }
+    Ok(body)
+}
+
 /// Checks and takes over what hyper has read. Returns the length of the body, if it was announced.
 fn take_head(parts: &http::request::Parts, head: &mut RequestHead, most_fields: usize) -> Result<Option<u64>, Fault> {
     head.clear();
@@ -203,6 +219,11 @@ fn take_head(parts: &http::request::Parts, head: &mut RequestHead, most_fields: 
     // Every crumb of a cookie counts (RFC 9113 section 8.2.3 lets a client split it).
     if parts.headers.len() > most_fields {
         return Err(Fault::HeaderTooLarge);
+    }
+    // hyper takes any word. What is not HTTP would be forwarded as if it were.
+    let scheme = parts.uri.scheme_str().unwrap_or("http");
+    if !scheme.eq_ignore_ascii_case("http") && !scheme.eq_ignore_ascii_case("https") {
+        return Err(Fault::BadRequest);
     }
     let path = parts.uri.path();
     if path == "*" && parts.method != http::Method::OPTIONS

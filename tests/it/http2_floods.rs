@@ -82,16 +82,14 @@ async fn is_calmed(kinds: &[&str], mut flood: impl AsyncFnMut(&mut Wire, u32) ->
         assert_eq!(wire.goaway().await, CALM, "{kinds:?} over {listener} after {rounds} rounds");
         over.store(true, Ordering::Relaxed);
         assert!(others.await.unwrap() > 0);
-        let counted = async || {
+        let counted = async || -> Vec<(String, f64)> {
             let metrics = scene.weir.metrics().await;
-            let matching = metrics.matching("weir_http2_floods_total", &[("listener", listener)]);
-            matching
-                .filter(|sample| sample.value > 0.0)
-                .map(|sample| (sample.labels["kind"].clone(), sample.value))
-                .collect()
+            let labels = [("listener", listener)];
+            let matching = metrics.matching("weir_http2_floods_total", &labels).filter(|sample| sample.value > 0.0);
+            matching.map(|sample| (sample.labels["kind"].clone(), sample.value)).collect()
         };
-        until("it is counted", async || !Vec::is_empty(&counted().await)).await;
-        let counted: Vec<(String, f64)> = counted().await;
+        until("it is counted", async || !counted().await.is_empty()).await;
+        let counted = counted().await;
         assert!(counted.len() == 1 && counted[0].1 == 1.0 && kinds.contains(&&*counted[0].0), "{kinds:?}: {counted:?}");
         let metrics = scene.weir.metrics().await;
         assert_eq!(metrics.sum("weir_worker_panics_total", &[]), 0.0);

@@ -383,6 +383,7 @@ fn options(settings: &Settings) -> Options {
             header_list: limits.h2_header_list,
             pending_resets: limits.h2_pending_resets,
             local_resets: limits.h2_local_resets,
+            overhead: limits.h2_overhead,
         },
         timeouts: Timeouts {
             handshake: timeouts.tls_handshake,
@@ -412,6 +413,8 @@ fn connections(wanted: u64) -> u64 {
     let current = if setrlimit(Resource::Nofile, raised).is_ok() { limit.maximum } else { limit.current };
     // Each connection may need another one to an endpoint.
     let room = current.unwrap_or(u64::MAX).saturating_sub(RESERVED_DESCRIPTORS) / 2;
+    // 0 would mean that there is no limit.
+    let room = room.max(1);
     match wanted {
         0 => room,
         wanted if wanted <= room => wanted,

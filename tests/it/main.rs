@@ -22,6 +22,7 @@ mod grpc;
 mod harness_selfcheck;
 mod headers;
 mod http2;
+mod http2_floods;
 mod limits;
 mod nginx;
 mod outliers;

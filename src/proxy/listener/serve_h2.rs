@@ -20,11 +20,13 @@ use crate::proxy::request::{
     Context, Ending, FaultError, LocalExecutor, Origin, RequestBody, ResponseBody, Running, Watch, handle, map_of,
     refuse,
 };
+use crate::proxy::wire::frames::Sentinel;
 use crate::proxy::wire::io::Io;
 use crate::proxy::wire::parse::is_authority;
 use crate::proxy::wire::pump::BodySource;
 use crate::proxy::wire::stream::HyperIo;
 use crate::proxy::wire::{Headers, Name, RequestHead, Version};
+use crate::telemetry::clock;
 use crate::telemetry::gauges::ListenerCounters;
 
 /// Between two signs of life asked from a quiet client, and how long it has for each.
@@ -51,7 +53,8 @@ pub(super) async fn serve(
         .max_local_error_reset_streams(limits.local_resets)
         .keep_alive_interval(PING)
         .keep_alive_timeout(PING);
-    let stream = HyperIo::new(io, input);
+    let sentinel = Sentinel::new(limits.overhead, limits.header_list, context.now());
+    let stream = HyperIo::watched(io, input, sentinel, clock::now);
     let progress = stream.progress();
     let active = Rc::new(Cell::new(0usize));
     let responses = Responses::default();
@@ -110,6 +113,9 @@ pub(super) async fn serve(
         Poll::Pending
     })
     .await;
+    if let Some(flood) = progress.flood() {
+        counters.floods[flood as usize].add(1);
+    }
 }
 
 /// A stream that is being served.
@@ -441,5 +447,17 @@ impl Body for OutgoingBody {
             _ if self.done => SizeHint::with_exact(0),
             _ => SizeHint::default(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::proxy::wire::frames::Flood;
+    use crate::telemetry::gauges::FLOODS;
+
+    #[test]
+    fn floods_are_counted_under_their_names() {
+        assert_eq!(Flood::ALL.map(Flood::code), FLOODS);
+        assert!(Flood::ALL.iter().enumerate().all(|(index, flood)| *flood as usize == index));
     }
 }

@@ -413,8 +413,6 @@ fn connections(wanted: u64) -> u64 {
     let current = if setrlimit(Resource::Nofile, raised).is_ok() { limit.maximum } else { limit.current };
     // Each connection may need another one to an endpoint.
     let room = current.unwrap_or(u64::MAX).saturating_sub(RESERVED_DESCRIPTORS) / 2;
-    // 0 would mean that there is no limit.
-    let room = room.max(1);
     match wanted {
         0 => room,
         wanted if wanted <= room => wanted,

@@ -70,8 +70,8 @@ impl Default for Options {
 pub struct Translation {
     /// The desired state.
     pub model: Model,
-    /// What the owners are told, sorted, each once.
-    pub verdicts: Vec<Verdict>,
+    /// What the owners are told, sorted, each once. The very same as the last time if nothing about it changed.
+    pub verdicts: Arc<Vec<Verdict>>,
 }
 
 /// Something that is derived by itself.
@@ -108,6 +108,8 @@ pub struct Translator {
     read_by: HashMap<Item, Vec<Dep>>,
     /// Only items that have something to tell.
     findings: BTreeMap<Item, Vec<Verdict>>,
+    /// All of `findings`, until one of them changes.
+    verdicts: Option<Arc<Vec<Verdict>>>,
 
     slices: SlicesOf,
     certificates: Certificates,
@@ -135,6 +137,7 @@ impl Translator {
             readers: HashMap::new(),
             read_by: HashMap::new(),
             findings: BTreeMap::new(),
+            verdicts: None,
             slices: SlicesOf::new(),
             certificates: Certificates::default(),
             plans: Plans::new(),
@@ -161,12 +164,21 @@ impl Translator {
         self.settle_entries();
         let readers = &self.readers;
         self.certificates.retain(|dep| readers.contains_key(dep));
-        let mut verdicts: Vec<Verdict> = self.findings.values().flatten().cloned().collect();
-        verdicts.sort_unstable();
-        verdicts.dedup();
+        let verdicts = self.verdicts();
         let mut model = self.model.clone();
         preview_host::add(&mut model);
         Translation { model, verdicts }
+    }
+
+    fn verdicts(&mut self) -> Arc<Vec<Verdict>> {
+        let findings = &self.findings;
+        let gather = || {
+            let mut verdicts: Vec<Verdict> = findings.values().flatten().cloned().collect();
+            verdicts.sort_unstable();
+            verdicts.dedup();
+            Arc::new(verdicts)
+        };
+        self.verdicts.get_or_insert_with(gather).clone()
     }
 
     /// The short path: endpoints of the backends that depend on these Services (of a color: on its child Service),
@@ -427,7 +439,9 @@ impl Translator {
         for dep in self.read_by.remove(item).unwrap_or_default() {
             self.unread(&dep, item);
         }
-        self.findings.remove(item);
+        if self.findings.remove(item).is_some() {
+            self.verdicts = None;
+        }
     }
 
     fn unread(&mut self, dep: &Dep, item: &Item) {
@@ -440,11 +454,14 @@ impl Translator {
     }
 
     fn tell(&mut self, item: Item, verdicts: Vec<Verdict>) {
-        if verdicts.is_empty() {
-            self.findings.remove(&item);
-        } else {
-            self.findings.insert(item, verdicts);
+        if self.findings.get(&item).map_or(&[][..], Vec::as_slice) == verdicts {
+            return;
         }
+        self.verdicts = None;
+        match verdicts.is_empty() {
+            true => self.findings.remove(&item),
+            false => self.findings.insert(item, verdicts),
+        };
     }
 }
 

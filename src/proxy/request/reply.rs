@@ -16,7 +16,7 @@ use crate::proxy::wire::server::Connection;
 use crate::proxy::wire::{Name, RequestHead, ResponseHead, Version};
 
 /// Writes the head of a request to a backend.
-pub(super) fn write_request(out: &mut Out<'_>, head: &RequestHead, coding: Coding, upgrade: Option<&[u8]>) {
+pub fn write_request(out: &mut Out<'_>, head: &RequestHead, coding: Coding, upgrade: Option<&[u8]>) {
     out.put(head.method().as_bytes());
     out.put(b" ");
     out.put(head.path().as_bytes());

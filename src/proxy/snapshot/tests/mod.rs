@@ -72,7 +72,7 @@ fn prefix(path: &str) -> PathMatch {
     PathMatch::Prefix(path.into())
 }
 
-fn model(hosts: BTreeMap<HostPattern, Vec<Arc<Route>>>, backends: Vec<Arc<Backend>>) -> Model {
+fn model(hosts: Shards<HostPattern, Vec<Arc<Route>>>, backends: Vec<Arc<Backend>>) -> Model {
     let entry = Entry { protocol: Protocol::Http, certificates: Vec::new(), hosts };
     Model {
         entries: [(Bind::Http, entry)].into(),

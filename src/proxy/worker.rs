@@ -146,7 +146,7 @@ pub fn run(
 async fn work(plan: Plan, context: Rc<Context>, bound: oneshot::Sender<Result<(), BindError>>) {
     let timers = context.timers.clone();
     tokio::task::spawn_local(async move { timers.run(clock::now).await });
-    tokio::task::spawn_local(keep_house(context.clone(), plan.backends.clone(), plan.index));
+    context.spawn(keep_house(context.clone(), plan.backends.clone(), plan.index));
     let mut desk = Desk {
         context: context.clone(),
         sockets: plan.sockets.clone(),

@@ -78,6 +78,9 @@ impl Pick<'_> {
     /// The less loaded of two random endpoints (Mitzenmacher, "The Power of Two Choices in Randomized Load Balancing").
     /// A starting endpoint that wins hands over to the loser as often as its share demands.
     fn less_loaded(&self, rng: &mut fastrand::Rng) -> Option<u32> {
+        if let [only] = *self.set.ready {
+            return self.is_best(only).then_some(only);
+        }
         let first = self.draw(None, rng)?;
         let Some(second) = self.draw(Some(first), rng) else { return Some(first) };
         let load = |index| self.set.member(index).load(self.now);

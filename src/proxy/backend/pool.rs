@@ -1,6 +1,7 @@
 //! Idle upstream connections of one worker, by endpoint. Last in, first out, so that what is not needed grows old.
 
 use std::future::{Future, poll_fn};
+use std::io::ErrorKind;
 use std::task::{Context, Poll, Waker};
 
 use crate::proxy::wire::io::Io;
@@ -119,6 +120,9 @@ impl Pools {
 /// the runtime already knows.
 fn is_quiet(io: &mut Io) -> bool {
     let mut byte = [0];
+    if let Io::Tcp(stream) = io {
+        return stream.try_read(&mut byte).is_err_and(|error| error.kind() == ErrorKind::WouldBlock);
+    }
     // Without the task's budget, which would make a closed connection look quiet when it is used up.
     let read = std::pin::pin!(tokio::task::unconstrained(poll_fn(|cx| io.poll_read(cx, &mut byte))));
     matches!(read.poll(&mut Context::from_waker(Waker::noop())), Poll::Pending)

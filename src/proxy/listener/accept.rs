@@ -145,21 +145,30 @@ impl Listener {
         self.counters.open.add(1);
         self.shared.connections.fetch_add(1, Ordering::Relaxed);
         let guard = Guard { listener: self.clone(), peer: peer.ip() };
-        tokio::task::spawn_local(async move {
-            let guard = guard;
-            guard.listener.clone().serve(stream, peer).await;
+        // A connection may wait for a request for minutes, and there are many of those: what it needs only to begin, or
+        // only for HTTP/2, has a box that is gone or not made by then. What is left is held small by tests/it/limits.rs.
+        let arriving = Box::pin(self.clone().arrive(stream, peer));
+        self.context.spawn(async move {
+            let Some(Arrived { origin, connection, http2 }) = arriving.await else { return };
+            let Listener { context, counters, .. } = &*guard.listener;
+            if !http2 && serve_h1::serve(context, counters, &origin, &connection).await != serve_h1::After::Http2 {
+                return;
+            }
+            let Ok(connection) = Rc::try_unwrap(connection) else { return };
+            let (io, input) = connection.into_parts();
+            Box::pin(serve_h2::serve(context, counters, origin, io, input)).await;
         });
     }
 
-    async fn serve(self: Rc<Self>, stream: TcpStream, peer: SocketAddr) {
+    /// Finds out who is there and what is spoken. None: refused, or gone.
+    async fn arrive(self: Rc<Self>, stream: TcpStream, peer: SocketAddr) -> Option<Arrived> {
         // Best effort: without it small answers are late, not wrong.
         let _ = stream.set_nodelay(true);
-        let Ok(local) = stream.local_addr() else { return };
         let mut origin = Origin {
             bind: self.spec.bind,
             listener: self.spec.name.clone(),
             peer: SocketAddr::new(peer.ip().to_canonical(), peer.port()),
-            local,
+            local: stream.local_addr().ok()?,
             tls: false,
             server_name: None,
         };
@@ -168,7 +177,7 @@ impl Listener {
             // Whoever may write this header may be anyone.
             if !is_trusted(origin.peer.ip(), &self.context.options.trusted) {
                 self.counters.refused.add(1);
-                return;
+                return None;
             }
             match tokio::time::timeout(handshake, proxy_header(&stream)).await {
                 Ok(Some(Some((source, destination)))) => {
@@ -178,39 +187,40 @@ impl Listener {
                 Ok(Some(None)) => {}
                 _ => {
                     self.counters.refused.add(1);
-                    return;
+                    return None;
                 }
             }
         }
         let Some(acceptor) = &self.tls else {
-            let connection = Rc::new(Connection::new(Io::Tcp(stream), Vec::new()));
-            if serve_h1::serve(&self.context, &self.counters, &origin, &connection).await == serve_h1::After::Http2
-                && let Ok(connection) = Rc::try_unwrap(connection)
-            {
-                let (io, input) = connection.into_parts();
-                serve_h2::serve(&self.context, &self.counters, Rc::new(origin), io, input).await;
-            }
-            return;
+            return Some(Arrived::new(origin, Io::Tcp(stream), false));
         };
-        let stream = match tokio::time::timeout(handshake, Box::pin(acceptor.accept(stream))).await {
+        let stream = match tokio::time::timeout(handshake, acceptor.accept(stream)).await {
             Ok(Ok(stream)) => stream,
             _ => {
                 self.counters.handshakes_failed.add(1);
-                return;
+                return None;
             }
         };
         self.counters.handshakes_ok.add(1);
         let session = stream.get_ref().1;
         origin.tls = true;
         origin.server_name = session.server_name().map(|name| name.to_ascii_lowercase().into());
-        let is_h2 = session.alpn_protocol() == Some(b"h2");
-        let io = Io::TlsServer(Box::new(stream));
-        if is_h2 {
-            serve_h2::serve(&self.context, &self.counters, Rc::new(origin), io, Vec::new()).await;
-        } else {
-            let connection = Rc::new(Connection::new(io, Vec::new()));
-            serve_h1::serve(&self.context, &self.counters, &origin, &connection).await;
-        }
+        let http2 = session.alpn_protocol() == Some(b"h2");
+        Some(Arrived::new(origin, Io::TlsServer(Box::new(stream)), http2))
+    }
+}
+
+/// A connection of which it is known what it is.
+struct Arrived {
+    origin: Rc<Origin>,
+    connection: Rc<Connection>,
+    /// By the handshake; clear text may still begin with the preface.
+    http2: bool,
+}
+
+impl Arrived {
+    fn new(origin: Origin, io: Io, http2: bool) -> Self {
+        Self { origin: Rc::new(origin), connection: Rc::new(Connection::new(io, Vec::new())), http2 }
     }
 }
 

@@ -352,7 +352,7 @@ fn coding(exchange: &Exchange, body: &ResponseBody, keep: bool) -> (Coding, Opti
     if status < 200 || status == 204 {
         return (Coding::None, None, keep || status == 101);
     }
-    if status == 304 || exchange.request.method() == "HEAD" {
+    if status == 304 || exchange.request.is_head() {
         return (Coding::None, announced, keep);
     }
     if body.is_over() {

@@ -39,7 +39,7 @@ pub(super) async fn serve(
     input: Vec<u8>,
 ) {
     let limits = &context.options.limits;
-    let mut builder = http2::Builder::new(LocalExecutor);
+    let mut builder = http2::Builder::new(LocalExecutor(context.clone()));
     builder
         .timer(TokioTimer::new())
         .max_concurrent_streams(limits.streams)

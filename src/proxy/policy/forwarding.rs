@@ -105,54 +105,58 @@ fn only(headers: &Headers, name: Name) -> Option<&[u8]> {
 /// still what the client sent.
 pub fn write(head: &mut RequestHead, arrival: &Arrival, extra: Extra, random: u128) {
     let headers = &mut head.headers;
-    let peer = Text::of(arrival.peer);
-    append_or_set(headers, Name::XForwardedFor, arrival.trusted, &peer);
-    put(headers, Name::XRealIp, &Text::of(arrival.client));
+    if arrival.trusted && headers.may_have(Name::XForwardedFor) {
+        append_or_set(headers, Name::XForwardedFor, &Text::of(arrival.peer));
+    } else {
+        put(headers, Name::XForwardedFor, |out| put_address(out, arrival.peer));
+    }
+    put(headers, Name::XRealIp, |out| put_address(out, arrival.client));
     if !(arrival.trusted && proto(headers).is_some()) {
-        put(headers, Name::XForwardedProto, if arrival.https { b"https" } else { b"http" });
+        let scheme: &[u8] = if arrival.https { b"https" } else { b"http" };
+        put(headers, Name::XForwardedProto, |out| out.extend_from_slice(scheme));
     }
     if !(arrival.trusted && only(headers, Name::XForwardedPort).is_some_and(is_port)) {
-        put(headers, Name::XForwardedPort, &Text::of(arrival.port));
+        put(headers, Name::XForwardedPort, |out| put_decimal(out, arrival.port));
     }
     if !(arrival.trusted && only(headers, Name::XRequestId).is_some_and(is_request_id)) {
-        put(headers, Name::XRequestId, &request_id(random));
+        put(headers, Name::XRequestId, |out| out.extend_from_slice(&request_id(random)));
     }
     if !only(headers, Name::Traceparent).is_some_and(is_traceparent) {
         // The trace that `tracestate` belongs to is not continued (W3C Trace Context section 3.3).
-        headers.remove("tracestate");
-        put(headers, Name::Traceparent, &traceparent(random));
+        headers.remove_known(Name::Tracestate);
+        put(headers, Name::Traceparent, |out| out.extend_from_slice(&traceparent(random)));
     }
-    let authority: SmallVec<[u8; 128]> = SmallVec::from_slice(head.authority().as_bytes());
-    let headers = &mut head.headers;
     if !(arrival.trusted && only(headers, Name::XForwardedHost).is_some_and(|host| !host.is_empty())) {
-        if authority.is_empty() {
-            headers.remove_known(Name::XForwardedHost);
-        } else {
-            put(headers, Name::XForwardedHost, &authority);
+        headers.remove_known(Name::XForwardedHost);
+        if !head.authority().is_empty() {
+            head.append_authority(Name::XForwardedHost);
         }
     }
     if extra.forwarded {
-        let element = forwarded(arrival, &authority);
-        append_or_set(headers, Name::Forwarded, arrival.trusted, &element);
+        let element = forwarded(arrival, head.authority().as_bytes());
+        if arrival.trusted && head.headers.may_have(Name::Forwarded) {
+            append_or_set(&mut head.headers, Name::Forwarded, &element);
+        } else {
+            put(&mut head.headers, Name::Forwarded, |out| out.extend_from_slice(&element));
+        }
     } else if !arrival.trusted {
-        headers.remove_known(Name::Forwarded);
+        head.headers.remove_known(Name::Forwarded);
     }
 }
 
-/// Sets a field. Most requests do not have it yet, and then nothing needs to be compared.
-fn put(headers: &mut Headers, name: Name, value: &[u8]) {
-    if headers.known(name).is_none() {
-        headers.append(name.text().as_bytes(), value);
-    } else {
-        headers.set(name.text(), value);
+/// Sets a field. Most requests do not have it yet, and then it is written in its place at once.
+#[inline]
+fn put(headers: &mut Headers, name: Name, write: impl FnOnce(&mut Vec<u8>)) {
+    if !headers.may_have(name) {
+        return headers.append_known(name, write);
     }
+    let mut value = Vec::new();
+    write(&mut value);
+    headers.set(name.text(), &value);
 }
 
-/// Appends to a list that is kept, in one field; else the list has this one element.
-fn append_or_set(headers: &mut Headers, name: Name, keep: bool, element: &[u8]) {
-    if !keep || headers.known(name).is_none() {
-        return put(headers, name, element);
-    }
+/// Appends to a list, which becomes one field.
+fn append_or_set(headers: &mut Headers, name: Name, element: &[u8]) {
     let mut list: SmallVec<[u8; 256]> = SmallVec::new();
     for value in headers.known_all(name).filter(|value| !value.is_empty()) {
         list.extend_from_slice(value);
@@ -160,6 +164,36 @@ fn append_or_set(headers: &mut Headers, name: Name, keep: bool, element: &[u8]) 
     }
     list.extend_from_slice(element);
     headers.set(name.text(), &list);
+}
+
+/// An address as text. This is done for every request; the general way to format costs more than the rest of the field.
+fn put_address(out: &mut Vec<u8>, address: IpAddr) {
+    match address {
+        IpAddr::V4(address) => {
+            let [first, rest @ ..] = address.octets();
+            put_decimal(out, first.into());
+            for octet in rest {
+                out.push(b'.');
+                put_decimal(out, octet.into());
+            }
+        }
+        IpAddr::V6(_) => out.extend_from_slice(&Text::of(address)),
+    }
+}
+
+fn put_decimal(out: &mut Vec<u8>, number: u16) {
+    let mut digits = [0; 5];
+    let mut at = digits.len();
+    let mut rest = number;
+    loop {
+        at -= 1;
+        digits[at] = b'0' + (rest % 10) as u8;
+        rest /= 10;
+        if rest == 0 {
+            break;
+        }
+    }
+    out.extend_from_slice(&digits[at..]);
 }
 
 /// One element of `Forwarded` (RFC 7239 section 4): IPv6 addresses and hosts with a port are quoted (section 6).
@@ -192,11 +226,13 @@ fn is_request_id(value: &[u8]) -> bool {
 /// A random UUID (RFC 9562 section 5.4) of these bits.
 fn request_id(random: u128) -> [u8; 36] {
     let bits = random & !(0xf << 76) & !(0x3 << 62) | (0x4 << 76) | (0x2 << 62);
+    let digits = hex_digits(bits);
     let mut out = [b'-'; 36];
-    let places = (0..36).filter(|at| !matches!(at, 8 | 13 | 18 | 23));
-    for (digit, at) in (0..32).rev().zip(places) {
-        out[at] = hex_digit(bits >> (digit * 4));
-    }
+    out[..8].copy_from_slice(&digits[..8]);
+    out[9..13].copy_from_slice(&digits[8..12]);
+    out[14..18].copy_from_slice(&digits[12..16]);
+    out[19..23].copy_from_slice(&digits[16..20]);
+    out[24..].copy_from_slice(&digits[20..]);
     out
 }
 
@@ -205,20 +241,33 @@ fn request_id(random: u128) -> [u8; 36] {
 fn traceparent(random: u128) -> [u8; 55] {
     let mut out = *b"00-00000000000000000000000000000000-0000000000000000-01";
     // Neither identity may be zero (W3C Trace Context section 3.2.2).
-    let trace = random | 1;
-    for digit in 0..32 {
-        out[3 + digit] = hex_digit(trace >> ((31 - digit) * 4));
-    }
+    out[3..35].copy_from_slice(&hex_digits(random | 1));
     // Other bits than the trace's first half, so that the two do not look alike.
     let span = ((random ^ (random >> 64)) as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    for digit in 0..16 {
-        out[36 + digit] = hex_digit(u128::from(span >> ((15 - digit) * 4)));
+    out[36..44].copy_from_slice(&hex_word((span >> 32) as u32));
+    out[44..52].copy_from_slice(&hex_word(span as u32));
+    out
+}
+
+/// 32 hexadecimal digits, the highest first.
+fn hex_digits(bits: u128) -> [u8; 32] {
+    let mut out = [0; 32];
+    for (place, shift) in out.chunks_exact_mut(8).zip([96, 64, 32, 0]) {
+        place.copy_from_slice(&hex_word((bits >> shift) as u32));
     }
     out
 }
 
-fn hex_digit(bits: u128) -> u8 {
-    b"0123456789abcdef"[(bits & 0xf) as usize]
+/// Eight hexadecimal digits at once: every half byte is moved into a byte of its own, and all bytes become digits with a
+/// few additions that do not carry into one another.
+fn hex_word(bits: u32) -> [u8; 8] {
+    let mut bytes = u64::from(bits);
+    bytes = (bytes << 16 | bytes) & 0x0000_ffff_0000_ffff;
+    bytes = (bytes << 8 | bytes) & 0x00ff_00ff_00ff_00ff;
+    bytes = (bytes << 4 | bytes) & 0x0f0f_0f0f_0f0f_0f0f;
+    // 1 where the half byte is above nine.
+    let letters = ((bytes + 0x0606_0606_0606_0606) >> 4) & 0x0101_0101_0101_0101;
+    (bytes + 0x3030_3030_3030_3030 + letters * u64::from(b'a' - b'9' - 1)).to_be_bytes()
 }
 
 /// Whether a `traceparent` is valid (W3C Trace Context section 3.2): version, trace, parent, flags; lower-case hex; no
@@ -290,6 +339,24 @@ mod tests {
         let arrival = Arrival::new(&head.headers, peer.parse().unwrap(), &nets(&["10.0.0.0/8"]), true, 443);
         write(&mut head, &arrival, extra, 0x0123_4567_89ab_cdef_0123_4567_89ab_cdef);
         head
+    }
+
+    #[test]
+    fn numbers_are_written_as_the_formatter_writes_them() {
+        let mut random = fastrand::Rng::with_seed(7);
+        for _ in 0..1_000 {
+            let bits = random.u128(..);
+            assert_eq!(hex_digits(bits), *format!("{bits:032x}").as_bytes());
+            let address = IpAddr::from((bits as u32).to_be_bytes());
+            let mut out = Vec::new();
+            put_address(&mut out, address);
+            assert_eq!(out, address.to_string().as_bytes());
+        }
+        for number in 0..=u16::MAX {
+            let mut out = Vec::new();
+            put_decimal(&mut out, number);
+            assert_eq!(out, number.to_string().as_bytes());
+        }
     }
 
     #[test]

@@ -58,6 +58,9 @@ pub fn strip_request(head: &mut RequestHead, underscores: Underscores) -> Result
 /// out itself. A `Content-Length` stays, for it says how the message is framed.
 pub fn strip_response(head: &mut ResponseHead) -> Hop {
     let mut hop = Hop::default();
+    if !head.headers.may_have_hop_by_hop() {
+        return hop;
+    }
     let mut named = Named::new();
     for option in options(&head.headers) {
         if !option.is_empty() && Name::of(option) != Name::ContentLength {

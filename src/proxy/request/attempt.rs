@@ -143,17 +143,18 @@ pub(super) async fn send(
         attempt.fail(fault);
         Failed { fault, sent: false, body: Some(body) }
     };
+    // What is rare, or waits long, is boxed: the future that every request makes stays small.
     let io = if let Some(sender) = upstream_h2::open_connection(context, slot) {
-        return upstream_h2::send(with, exchange, attempt, sender, body).await;
+        return Box::pin(upstream_h2::send(with, exchange, attempt, sender, body)).await;
     } else if with.backend.desired.protocol != UpstreamProtocol::H2c
         && let Some(io) = context.pools.borrow_mut().take(slot, context.now(), exchange.request.is_idempotent())
     {
         io
     } else {
-        match connect_within(with, exchange, &attempt).await {
+        match Box::pin(connect_within(with, exchange, &attempt)).await {
             Ok(Connected { io, h2: false }) => io,
-            Ok(Connected { io, h2: true }) => match upstream_h2::establish(context, slot, io).await {
-                Ok(sender) => return upstream_h2::send(with, exchange, attempt, sender, body).await,
+            Ok(Connected { io, h2: true }) => match Box::pin(upstream_h2::establish(context, slot, io)).await {
+                Ok(sender) => return Box::pin(upstream_h2::send(with, exchange, attempt, sender, body)).await,
                 Err(fault) => return Err(refused(&mut attempt, fault, body)),
             },
             Err(fault) => return Err(refused(&mut attempt, fault, body)),
@@ -190,7 +191,7 @@ async fn over_h1(
     let context = with.context;
     let limits = &context.options.limits;
     let coding = if body.is_empty() { Coding::None } else { body.length.map_or(Coding::Chunked, Coding::Length) };
-    let to_head = exchange.request.method() == "HEAD";
+    let to_head = exchange.request.is_head();
     let mut upstream = client::Exchange::new(io, body, coding, limits.chunks());
     exchange.timer.set(with.head_deadline, context.now());
     let Exchange { request, response, timer, .. } = exchange;

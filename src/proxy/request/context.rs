@@ -2,8 +2,10 @@
 //! atomics, so nothing in here is ever waited for.
 
 use std::cell::{Cell, RefCell};
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::Poll;
 
 use super::exchange::Exchange;
 use super::upstream_h2::Senders;
@@ -43,6 +45,27 @@ pub struct Context {
         reason = "a box moves into a connection's future as one pointer; its content never moves"
     )]
     spare: RefCell<Vec<Box<Exchange>>>,
+    /// When the running task was polled.
+    time: Cell<u64>,
+}
+
+pin_project_lite::pin_project! {
+    /// What a worker runs: reads the clock, then goes on. Not an async block, which would hold the future twice.
+    struct Task<F> {
+        context: Rc<Context>,
+        #[pin]
+        future: F,
+    }
+}
+
+impl<F: Future> Future for Task<F> {
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut std::task::Context<'_>) -> Poll<F::Output> {
+        let this = self.project();
+        this.context.tick();
+        this.future.poll(cx)
+    }
 }
 
 /// Exchanges kept for reuse.
@@ -70,12 +93,26 @@ impl Context {
             log: RefCell::new(log),
             senders: RefCell::default(),
             spare: RefCell::default(),
+            time: Cell::new(clock::now()),
         })
     }
 
-    /// The process clock, nanoseconds.
+    /// The process clock, nanoseconds, as it was when the running task was polled: what happens in one poll happens at one
+    /// time, and the clock is read once for it.
+    #[inline]
     pub fn now(&self) -> u64 {
-        clock::now()
+        self.time.get()
+    }
+
+    /// Reads the clock. Every task of a worker does so whenever it is polled; see [`Context::spawn`].
+    #[inline]
+    pub fn tick(&self) {
+        self.time.set(clock::now());
+    }
+
+    /// Starts a task on this worker, for which [`Context::now`] is right.
+    pub fn spawn(self: &Rc<Self>, future: impl Future<Output: 'static> + 'static) {
+        tokio::task::spawn_local(Task { context: self.clone(), future });
     }
 
     /// Closes upstream connections that have been idle for too long or have ended.

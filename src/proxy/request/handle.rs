@@ -76,7 +76,7 @@ async fn respond(
     let color = choose_color(backend, exchange);
     let permit = backend.load.try_enter(&backend.desired.limits).ok_or(Fault::Overloaded)?;
     let color = start(context, exchange, backend, color, share, permit)?;
-    let body = if copies.is_empty() { body } else { mirror::send(context, exchange, copies, body).await? };
+    let body = if copies.is_empty() { body } else { Box::pin(mirror::send(context, exchange, copies, body)).await? };
     // 5 attempt
     let body = attempt(context, &rule, exchange, down, backend, &color, body).await?;
     // 6 answer

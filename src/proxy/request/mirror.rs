@@ -63,7 +63,7 @@ pub(super) async fn send(
     for backend in copies.0 {
         let mut copy = Running::new(context);
         copy.request.copy_from(&exchange.request);
-        tokio::task::spawn_local(deliver(context.clone(), copy, backend, body_of(context, &bytes)));
+        context.spawn(deliver(context.clone(), copy, backend, body_of(context, &bytes)));
     }
     Ok(body_of(context, &bytes))
 }

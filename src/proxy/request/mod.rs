@@ -29,14 +29,14 @@ pub use upstream_h2::{FaultError, map_of};
 pub use watch::{Ending, Watch};
 
 /// Runs hyper's tasks on this worker.
-#[derive(Clone, Copy, Debug)]
-pub struct LocalExecutor;
+#[derive(Clone)]
+pub struct LocalExecutor(pub std::rc::Rc<Context>);
 
 impl<F> hyper::rt::Executor<F> for LocalExecutor
 where
     F: Future<Output: 'static> + 'static,
 {
     fn execute(&self, future: F) {
-        tokio::task::spawn_local(future);
+        self.0.spawn(future);
     }
 }

@@ -27,8 +27,7 @@ impl Warmed {
                 let place = (slot.index(), slot.epoch());
                 seen.insert(place, order.generation);
                 if self.0.get(&place) != Some(&order.generation) {
-                    let task = carry_out(context.clone(), backend.clone(), color.clone(), order);
-                    tokio::task::spawn_local(task);
+                    context.spawn(carry_out(context.clone(), backend.clone(), color.clone(), order));
                 }
             }
         }

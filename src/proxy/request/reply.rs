@@ -17,16 +17,7 @@ use crate::proxy::wire::{Name, RequestHead, ResponseHead, Version};
 
 /// Writes the head of a request to a backend.
 pub fn write_request(out: &mut Out<'_>, head: &RequestHead, coding: Coding, upgrade: Option<&[u8]>) {
-    out.put(head.method().as_bytes());
-    out.put(b" ");
-    out.put(head.path().as_bytes());
-    if let Some(query) = head.query() {
-        out.put(b"?");
-        out.put(query.as_bytes());
-    }
-    out.put(b" HTTP/1.1\r\nhost: ");
-    out.put(head.authority().as_bytes());
-    out.put(b"\r\n");
+    head.write_start(out);
     head.headers.write_to(out);
     match coding {
         Coding::Length(length) => {
@@ -36,7 +27,7 @@ pub fn write_request(out: &mut Out<'_>, head: &RequestHead, coding: Coding, upgr
         }
         Coding::Chunked => out.put(b"transfer-encoding: chunked\r\n"),
         // These methods usually have a body: its absence is said (RFC 9110 section 8.6).
-        Coding::None if matches!(head.method(), "POST" | "PUT" | "PATCH") => out.put(b"content-length: 0\r\n"),
+        Coding::None if head.usually_has_body() => out.put(b"content-length: 0\r\n"),
         Coding::None | Coding::Raw => {}
     }
     if head.trailers_wanted {
@@ -191,5 +182,5 @@ fn start(exchange: &mut Exchange, status: u16) {
 
 fn body(exchange: &mut Exchange, text: String) -> ResponseBody {
     exchange.content_length = Some(text.len() as u64);
-    if exchange.request.method() == "HEAD" { ResponseBody::Empty } else { ResponseBody::Bytes(Bytes::from(text)) }
+    if exchange.request.is_head() { ResponseBody::Empty } else { ResponseBody::Bytes(Bytes::from(text)) }
 }

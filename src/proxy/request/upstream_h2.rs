@@ -56,7 +56,7 @@ pub(super) fn open_connection(context: &Context, slot: Slot) -> Option<Sender> {
 /// Speaks HTTP/2 on a fresh connection and keeps it for later requests.
 pub(super) async fn establish(context: &Rc<Context>, slot: Slot, io: Io) -> Result<Sender, Fault> {
     let limits = &context.options.limits;
-    let (send, connection) = http2::Builder::new(super::LocalExecutor)
+    let (send, connection) = http2::Builder::new(super::LocalExecutor(context.clone()))
         .initial_stream_window_size(limits.stream_window.max(256 * 1024))
         .initial_connection_window_size(limits.connection_window.max(1024 * 1024))
         .max_header_list_size(limits.head.block as u32)
@@ -67,7 +67,7 @@ pub(super) async fn establish(context: &Rc<Context>, slot: Slot, io: Io) -> Resu
         .handshake(HyperIo::new(io, Vec::new()))
         .await
         .map_err(|_| Fault::UpstreamConnect)?;
-    tokio::task::spawn_local(async move {
+    context.spawn(async move {
         // Its end is seen by the requests on it.
         let _ = connection.await;
     });

@@ -6,6 +6,8 @@
 
 use std::ops::Range;
 
+use smallvec::SmallVec;
+
 macro_rules! names {
     ($($variant:ident = $text:literal,)*) => {
         /// A header name that Weir itself looks at; everything else is [`Name::Other`].
@@ -15,23 +17,18 @@ macro_rules! names {
         pub enum Name { Other, $($variant,)* }
 
         impl Name {
+            /// Every name but [`Name::Other`].
+            const ALL: &[Name] = &[$(Name::$variant,)*];
+
             /// The lower-case text; empty for [`Name::Other`].
+            #[inline]
             pub const fn text(self) -> &'static str {
                 match self { Name::Other => "", $(Name::$variant => $text,)* }
-            }
-
-            /// Finds the name of these bytes, in any case.
-            pub fn of(bytes: &[u8]) -> Name {
-                $(if bytes.len() == $text.len() && bytes.eq_ignore_ascii_case($text.as_bytes()) {
-                    return Name::$variant;
-                })*
-                Name::Other
             }
         }
     };
 }
 
-// `of` compares lengths first, so the chain costs a handful of integer comparisons for most names.
 names! {
     Host = "host",
     Connection = "connection",
@@ -54,6 +51,7 @@ names! {
     XRequestId = "x-request-id",
     Forwarded = "forwarded",
     Traceparent = "traceparent",
+    Tracestate = "tracestate",
     Cookie = "cookie",
     GrpcTimeout = "grpc-timeout",
     ContentType = "content-type",
@@ -62,7 +60,50 @@ names! {
     Authorization = "authorization",
 }
 
+/// Longest name in the table.
+const LONGEST: usize = 19;
+
+/// Names of one length: no length has more than this.
+const SAME_LENGTH: usize = 4;
+
+/// The names by length: what a name can be is decided by a look at its length and a comparison with very few others.
+static BY_LENGTH: [[Name; SAME_LENGTH]; LONGEST + 1] = {
+    let mut table = [[Name::Other; SAME_LENGTH]; LONGEST + 1];
+    let mut at = 0;
+    while at < Name::ALL.len() {
+        let name = Name::ALL[at];
+        let row = &mut table[name.text().len()];
+        let mut place = 0;
+        // Too long a name or too full a row does not compile.
+        while row[place] as u8 != Name::Other as u8 {
+            place += 1;
+        }
+        row[place] = name;
+        at += 1;
+    }
+    table
+};
+
 impl Name {
+    /// Finds the name of these bytes, in any case.
+    pub fn of(bytes: &[u8]) -> Name {
+        let Some(row) = BY_LENGTH.get(bytes.len()) else { return Name::Other };
+        for name in row {
+            if *name == Name::Other {
+                break;
+            }
+            if bytes.eq_ignore_ascii_case(name.text().as_bytes()) {
+                return *name;
+            }
+        }
+        Name::Other
+    }
+
+    /// This name's place in a set of names.
+    const fn bit(self) -> u32 {
+        1 << self as u8
+    }
+
     /// Whether the field speaks about one connection only and ends here (RFC 9110 section 7.6.1).
     pub const fn is_hop_by_hop(self) -> bool {
         matches!(
@@ -87,7 +128,13 @@ struct Field {
     value_at: u32,
     value_len: u32,
     id: Name,
+    /// Whether it stands in the buffer as it goes out: name, colon, one space, value, CR LF.
+    is_line: bool,
 }
+
+/// What stands between a name and its value, and after the value.
+const COLON: &[u8] = b": ";
+const CRLF: &[u8] = b"\r\n";
 
 impl Field {
     fn name(self) -> Range<usize> {
@@ -104,6 +151,8 @@ impl Field {
 pub struct Headers {
     arena: Vec<u8>,
     fields: Vec<Field>,
+    /// The [`Name::bit`]s of all fields that are, or were, there: what is not in it needs no search.
+    seen: u32,
 }
 
 /// A field as seen from outside.
@@ -126,6 +175,7 @@ impl Headers {
         }
         self.arena.clear();
         self.fields.clear();
+        self.seen = 0;
     }
 
     /// Number of fields.
@@ -147,14 +197,39 @@ impl Headers {
         HeaderField { id: field.id, name: &self.arena[field.name()], value: &self.arena[field.value()] }
     }
 
+    /// Whether there may be a field of this name; false is certain.
+    #[inline]
+    pub fn may_have(&self, id: Name) -> bool {
+        self.seen & id.bit() != 0
+    }
+
+    /// Whether there may be a field that ends here; false is certain.
+    #[inline]
+    pub fn may_have_hop_by_hop(&self) -> bool {
+        const HOP_BY_HOP: u32 = {
+            let (mut set, mut at) = (0, 0);
+            while at < Name::ALL.len() {
+                if Name::ALL[at].is_hop_by_hop() {
+                    set |= Name::ALL[at].bit();
+                }
+                at += 1;
+            }
+            set
+        };
+        self.seen & HOP_BY_HOP != 0
+    }
+
     /// The first value of a known name.
+    #[inline]
     pub fn known(&self, id: Name) -> Option<&[u8]> {
-        self.fields.iter().find(|field| field.id == id).map(|field| &self.arena[field.value()])
+        self.known_all(id).next()
     }
 
     /// All values of a known name, in order.
+    #[inline]
     pub fn known_all(&self, id: Name) -> impl Iterator<Item = &[u8]> {
-        self.fields.iter().filter(move |field| field.id == id).map(|field| &self.arena[field.value()])
+        let fields = if self.may_have(id) { &self.fields[..] } else { &[] };
+        fields.iter().filter(move |field| field.id == id).map(|field| &self.arena[field.value()])
     }
 
     /// The first value of a name given in lower case.
@@ -182,60 +257,61 @@ impl Headers {
 
     /// Adds a field at the end.
     pub fn append(&mut self, name: &[u8], value: &[u8]) {
-        let id = Name::of(name);
-        let name_at = self.push_bytes(name);
-        let value_at = self.push_bytes(value);
-        self.fields.push(Field {
-            name_at: name_at.start as u32,
-            name_len: name.len() as u32,
-            value_at: value_at.start as u32,
-            value_len: value.len() as u32,
-            id,
-        });
+        self.append_as(Name::of(name), name, |arena| arena.extend_from_slice(value));
     }
 
     /// Adds a field at the end, its value written by `write`.
     pub fn append_with(&mut self, name: &[u8], write: impl FnOnce(&mut Vec<u8>)) {
-        let id = Name::of(name);
-        let name_at = self.push_bytes(name);
-        let start = self.arena.len();
-        write(&mut self.arena);
-        self.fields.push(Field {
-            name_at: name_at.start as u32,
-            name_len: name.len() as u32,
-            value_at: start as u32,
-            value_len: (self.arena.len() - start) as u32,
-            id,
-        });
+        self.append_as(Name::of(name), name, write);
     }
 
-    /// Replaces all values of a name (lower case) by one; the first keeps its place.
-    pub fn set(&mut self, name: &str, value: &[u8]) {
-        let at = self.push_bytes(value);
-        let mut placed = false;
-        let arena = &self.arena;
-        self.fields.retain_mut(|field| {
-            if !arena[field.name()].eq_ignore_ascii_case(name.as_bytes()) {
-                return true;
-            }
-            if placed {
-                return false;
-            }
-            placed = true;
-            field.value_at = at.start as u32;
-            field.value_len = value.len() as u32;
-            true
-        });
-        if !placed {
-            let name_at = self.push_bytes(name.as_bytes());
-            self.fields.push(Field {
-                name_at: name_at.start as u32,
-                name_len: name.len() as u32,
-                value_at: at.start as u32,
-                value_len: value.len() as u32,
-                id: Name::of(name.as_bytes()),
-            });
+    /// Adds a field of a known name at the end, its value written by `write`.
+    #[inline]
+    pub fn append_known(&mut self, id: Name, write: impl FnOnce(&mut Vec<u8>)) {
+        self.append_as(id, id.text().as_bytes(), write);
+    }
+
+    #[inline]
+    fn append_as(&mut self, id: Name, name: &[u8], write: impl FnOnce(&mut Vec<u8>)) {
+        let field = self.push_line(id, name, write);
+        self.seen |= id.bit();
+        self.fields.push(field);
+    }
+
+    /// Writes a field into the buffer as it goes out.
+    #[inline]
+    fn push_line(&mut self, id: Name, name: &[u8], write: impl FnOnce(&mut Vec<u8>)) -> Field {
+        let name_at = self.arena.len();
+        self.arena.extend_from_slice(name);
+        self.arena.extend_from_slice(COLON);
+        let value_at = self.arena.len();
+        write(&mut self.arena);
+        let value_len = self.arena.len() - value_at;
+        self.arena.extend_from_slice(CRLF);
+        Field {
+            name_at: name_at as u32,
+            name_len: name.len() as u32,
+            value_at: value_at as u32,
+            value_len: value_len as u32,
+            id,
+            is_line: true,
         }
+    }
+
+    /// Replaces all values of a name (lower case) by one; the first keeps its place and its spelling.
+    pub fn set(&mut self, name: &str, value: &[u8]) {
+        let Some(first) = self.fields.iter().position(|field| self.is_named(*field, name)) else {
+            return self.append(name.as_bytes(), value);
+        };
+        let old = self.fields[first];
+        let spelled: SmallVec<[u8; 64]> = self.arena[old.name()].into();
+        self.fields[first] = self.push_line(old.id, &spelled, |arena| arena.extend_from_slice(value));
+        let arena = &self.arena;
+        let mut at = 0;
+        self.fields.retain(|field| {
+            at += 1;
+            at <= first + 1 || !arena[field.name()].eq_ignore_ascii_case(name.as_bytes())
+        });
     }
 
     /// Removes all fields of a name (lower case).
@@ -246,7 +322,10 @@ impl Headers {
 
     /// Removes all fields of a known name.
     pub fn remove_known(&mut self, id: Name) {
-        self.fields.retain(|field| field.id != id);
+        if self.may_have(id) {
+            self.fields.retain(|field| field.id != id);
+            self.seen &= !id.bit();
+        }
     }
 
     /// Keeps the fields for which `keep` says so.
@@ -257,14 +336,27 @@ impl Headers {
         });
     }
 
-    /// Writes `name: value\r\n` for every field.
+    /// Writes `name: value\r\n` for every field. Neighbours that are neighbours in the buffer too leave as one piece: most
+    /// heads are two or three pieces.
     pub fn write_to(&self, out: &mut super::pump::Out<'_>) {
+        let mut piece = 0..0;
         for field in &self.fields {
-            out.put(&self.arena[field.name()]);
-            out.put(b": ");
-            out.put(&self.arena[field.value()]);
-            out.put(b"\r\n");
+            if field.is_line && field.name_at as usize == piece.end {
+                piece.end = field.value().end + CRLF.len();
+                continue;
+            }
+            out.put(&self.arena[piece]);
+            if field.is_line {
+                piece = field.name_at as usize..field.value().end + CRLF.len();
+            } else {
+                piece = 0..0;
+                out.put(&self.arena[field.name()]);
+                out.put(COLON);
+                out.put(&self.arena[field.value()]);
+                out.put(CRLF);
+            }
         }
+        out.put(&self.arena[piece]);
     }
 
     /// Copies bytes into the buffer and says where they are.
@@ -275,13 +367,19 @@ impl Headers {
     }
 
     /// Adds a field of this name whose bytes are already in the buffer.
+    #[inline]
     pub(super) fn push_field_as(&mut self, id: Name, name: Range<usize>, value: Range<usize>) {
+        let is_line = name.end + COLON.len() == value.start
+            && self.arena[name.end..value.start] == *COLON
+            && self.arena.get(value.end..value.end + CRLF.len()) == Some(CRLF);
+        self.seen |= id.bit();
         self.fields.push(Field {
             name_at: name.start as u32,
             name_len: name.len() as u32,
             value_at: value.start as u32,
             value_len: value.len() as u32,
             id,
+            is_line,
         });
     }
 
@@ -324,6 +422,34 @@ impl Version {
     }
 }
 
+/// What Weir needs to know of a method.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+enum Kind {
+    Get,
+    Head,
+    /// Usually has a body.
+    Bodied,
+    /// As `Bodied`, and may be repeated.
+    Put,
+    /// May be repeated.
+    Idempotent,
+    #[default]
+    Other,
+}
+
+impl Kind {
+    fn of(method: &[u8]) -> Self {
+        match method {
+            b"GET" => Self::Get,
+            b"HEAD" => Self::Head,
+            b"POST" | b"PATCH" => Self::Bodied,
+            b"PUT" => Self::Put,
+            b"DELETE" | b"OPTIONS" | b"TRACE" => Self::Idempotent,
+            _ => Self::Other,
+        }
+    }
+}
+
 /// Head of a request. All text in it is ASCII without control bytes; who fills it has checked that.
 #[derive(Default)]
 pub struct RequestHead {
@@ -333,10 +459,13 @@ pub struct RequestHead {
     pub version: Version,
     /// Whether the client takes trailers (`TE: trailers`), which gRPC servers insist on.
     pub trailers_wanted: bool,
+    kind: Kind,
     method: Range<usize>,
     path: Range<usize>,
     query: Option<Range<usize>>,
     authority: Range<usize>,
+    /// Within the authority.
+    host: Range<usize>,
 }
 
 impl RequestHead {
@@ -345,10 +474,12 @@ impl RequestHead {
         self.headers.clear();
         self.version = Version::Http11;
         self.trailers_wanted = false;
+        self.kind = Kind::Other;
         self.method = 0..0;
         self.path = 0..0;
         self.query = None;
         self.authority = 0..0;
+        self.host = 0..0;
     }
 
     /// The method as sent.
@@ -373,17 +504,19 @@ impl RequestHead {
 
     /// The host without port, without a trailing dot; with brackets when it is an IPv6 address.
     pub fn host(&self) -> &str {
-        let authority = self.authority();
-        let host = match authority.rfind(':') {
-            Some(colon) if !authority[colon..].contains(']') => &authority[..colon],
-            _ => authority,
-        };
-        host.strip_suffix('.').unwrap_or(host)
+        text(self.headers.bytes(self.host.clone()))
+    }
+
+    /// Adds a field of a known name at the end, whose value is the authority.
+    pub fn append_authority(&mut self, id: Name) {
+        let authority = self.authority.clone();
+        self.headers.append_known(id, |arena| arena.extend_from_within(authority));
     }
 
     /// Replaces the method.
     pub fn set_method(&mut self, method: &str) {
-        self.method = self.headers.push_bytes(method.as_bytes());
+        let range = self.headers.push_bytes(method.as_bytes());
+        self.set_method_range(range);
     }
 
     /// Replaces the path. The caller has normalised it.
@@ -399,11 +532,21 @@ impl RequestHead {
     /// Replaces the authority, made lower-case.
     pub fn set_authority(&mut self, authority: &str) {
         let range = self.headers.push_bytes(authority.as_bytes());
-        self.headers.arena[range.clone()].make_ascii_lowercase();
+        let bytes = &mut self.headers.arena[range.clone()];
+        bytes.make_ascii_lowercase();
+        let mut length = match memchr::memrchr(b':', bytes) {
+            Some(colon) if memchr::memchr(b']', &bytes[colon..]).is_none() => colon,
+            _ => bytes.len(),
+        };
+        if bytes[..length].last() == Some(&b'.') {
+            length -= 1;
+        }
+        self.host = range.start..range.start + length;
         self.authority = range;
     }
 
     pub(super) fn set_method_range(&mut self, range: Range<usize>) {
+        self.kind = Kind::of(self.headers.bytes(range.clone()));
         self.method = range;
     }
 
@@ -419,8 +562,11 @@ impl RequestHead {
     pub fn copy_from(&mut self, other: &RequestHead) {
         self.headers.arena.clone_from(&other.headers.arena);
         self.headers.fields.clone_from(&other.headers.fields);
+        self.headers.seen = other.headers.seen;
         self.version = other.version;
         self.trailers_wanted = other.trailers_wanted;
+        self.kind = other.kind;
+        self.host = other.host.clone();
         self.method = other.method.clone();
         self.path = other.path.clone();
         self.query = other.query.clone();
@@ -428,8 +574,36 @@ impl RequestHead {
     }
 
     /// Whether the method promises to change nothing when repeated (RFC 9110 section 9.2.2).
+    #[inline]
     pub fn is_idempotent(&self) -> bool {
-        matches!(self.method(), "GET" | "HEAD" | "PUT" | "DELETE" | "OPTIONS" | "TRACE")
+        matches!(self.kind, Kind::Get | Kind::Head | Kind::Put | Kind::Idempotent)
+    }
+
+    /// Whether the method is HEAD, whose responses have no body.
+    #[inline]
+    pub fn is_head(&self) -> bool {
+        self.kind == Kind::Head
+    }
+
+    /// Whether requests with this method usually have a body: POST, PUT, PATCH.
+    #[inline]
+    pub fn usually_has_body(&self) -> bool {
+        matches!(self.kind, Kind::Bodied | Kind::Put)
+    }
+
+    /// Writes the request line as HTTP/1.1, and the Host field.
+    pub fn write_start(&self, out: &mut super::pump::Out<'_>) {
+        let bytes = |range: &Range<usize>| &self.headers.arena[range.clone()];
+        out.put(bytes(&self.method));
+        out.put(b" ");
+        out.put(bytes(&self.path));
+        if let Some(query) = &self.query {
+            out.put(b"?");
+            out.put(bytes(query));
+        }
+        out.put(b" HTTP/1.1\r\nhost: ");
+        out.put(bytes(&self.authority));
+        out.put(b"\r\n");
     }
 }
 

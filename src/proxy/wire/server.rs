@@ -42,7 +42,8 @@ pub struct Connection {
 struct Body {
     rest: Rest,
     expects_continue: bool,
-    trailers: Option<Headers>,
+    /// Rare, and large beside the rest of an idle connection.
+    trailers: Option<Box<Headers>>,
     /// Most bytes; 0 is no limit.
     limit: u64,
     taken: u64,
@@ -299,7 +300,7 @@ impl Connection {
                 match decoded {
                     Ok((read, None)) => read,
                     Ok((read, Some(trailers))) => {
-                        body.trailers = trailers;
+                        body.trailers = trailers.map(Box::new);
                         body.rest = Rest::Done;
                         read
                     }
@@ -342,7 +343,7 @@ impl BodySource for IncomingBody {
     }
 
     fn trailers(&mut self) -> Option<Headers> {
-        self.0.body.borrow_mut().trailers.take()
+        self.0.body.borrow_mut().trailers.take().map(|trailers| *trailers)
     }
 }
 

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 /// What came back over a raw connection.
@@ -60,7 +60,7 @@ pub async fn read(stream: &mut TcpStream, patience: Duration) -> Reply {
 }
 
 /// Reads until `enough` says so; fails when the peer closes before or nothing more comes for five seconds.
-pub async fn read_until(stream: &mut TcpStream, what: &str, enough: impl Fn(&[u8]) -> bool) -> Vec<u8> {
+pub async fn read_until(stream: &mut (impl AsyncRead + Unpin), what: &str, enough: impl Fn(&[u8]) -> bool) -> Vec<u8> {
     let mut bytes = Vec::new();
     while !enough(&bytes) {
         let read = tokio::time::timeout(Duration::from_secs(5), stream.read_buf(&mut bytes)).await;
@@ -73,7 +73,7 @@ pub async fn read_until(stream: &mut TcpStream, what: &str, enough: impl Fn(&[u8
 }
 
 /// Reads one response that has a Content-Length, or none and no body.
-pub async fn read_response(stream: &mut TcpStream) -> Vec<u8> {
+pub async fn read_response(stream: &mut (impl AsyncRead + Unpin)) -> Vec<u8> {
     read_until(stream, "a response", |bytes| {
         let Some(end) = find(bytes, b"\r\n\r\n") else { return false };
         let head = String::from_utf8_lossy(&bytes[..end]).to_ascii_lowercase();

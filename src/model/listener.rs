@@ -48,7 +48,7 @@ pub struct Entry {
     /// What is spoken.
     pub protocol: Protocol,
     /// Certificates by host; empty unless `protocol` is [`Protocol::Https`].
-    pub certificates: Vec<CertificateBinding>,
+    pub certificates: Arc<Vec<CertificateBinding>>,
     /// Routes by host. A request looks at the most specific host first and falls through to less specific ones
     /// when no route there matches. The order of the routes of one host does not matter: compile sorts them.
     pub hosts: Shards<HostPattern, Vec<Arc<Route>>>,

@@ -124,6 +124,8 @@ pub struct Translator {
     /// Certificates by who presents them: age first, so that the oldest wins.
     bindings: BTreeMap<(i64, Item), Vec<(Bind, CertificateBinding)>>,
     bindings_changed: bool,
+    /// Nobody reads some Secret any more.
+    secrets_unread: bool,
     model: Model,
 }
 
@@ -148,6 +150,7 @@ impl Translator {
             claims: Claims::new(),
             bindings: BTreeMap::new(),
             bindings_changed: false,
+            secrets_unread: false,
             model: Model::default(),
         }
     }
@@ -162,8 +165,10 @@ impl Translator {
         self.derive_backends(objects);
         self.settle_hosts();
         self.settle_entries();
-        let readers = &self.readers;
-        self.certificates.retain(|dep| readers.contains_key(dep));
+        if std::mem::take(&mut self.secrets_unread) {
+            let readers = &self.readers;
+            self.certificates.retain(|dep| readers.contains_key(dep));
+        }
         let verdicts = self.verdicts();
         let mut model = self.model.clone();
         preview_host::add(&mut model);
@@ -328,6 +333,9 @@ impl Translator {
                 self.dirty.insert(Item::Backend(key.clone()));
             }
         }
+        if before.created == part.created && same_bindings(&before.certificates, &part.certificates) {
+            return;
+        }
         if !before.certificates.is_empty() {
             self.bindings.remove(&(before.created, item.clone()));
             self.bindings_changed = true;
@@ -378,12 +386,13 @@ impl Translator {
         }
         if std::mem::take(&mut self.bindings_changed) {
             for entry in self.model.entries.values_mut() {
-                entry.certificates.clear();
+                entry.certificates = Arc::default();
             }
             let mut taken = HashSet::new();
             for (bind, binding) in self.bindings.values().flatten() {
                 if taken.insert((*bind, binding.host.clone())) {
-                    self.model.entries.entry(*bind).or_default().certificates.push(binding.clone());
+                    let entry = self.model.entries.entry(*bind).or_default();
+                    Arc::make_mut(&mut entry.certificates).push(binding.clone());
                 }
             }
         }
@@ -449,6 +458,7 @@ impl Translator {
             readers.remove(item);
             if readers.is_empty() {
                 self.readers.remove(dep);
+                self.secrets_unread |= matches!(dep, Dep::Secret(_));
             }
         }
     }
@@ -463,6 +473,14 @@ impl Translator {
             false => self.findings.insert(item, verdicts),
         };
     }
+}
+
+/// Whether two lists say the same by the very same certificates.
+fn same_bindings(one: &[(Bind, CertificateBinding)], two: &[(Bind, CertificateBinding)]) -> bool {
+    let same = |one: &CertificateBinding, two: &CertificateBinding| {
+        one.host == two.host && Arc::ptr_eq(&one.certificate, &two.certificate)
+    };
+    one.len() == two.len() && one.iter().zip(two).all(|(one, two)| one.0 == two.0 && same(&one.1, &two.1))
 }
 
 /// Lets routes that came out as before be the very same, so that they are not compiled again.

@@ -1,8 +1,8 @@
 //! Counts instructions of three operations and compares the counts with `benches/instructions.toml`: a change that makes
 //! one of them dearer fails, on a machine that is as noisy as it likes.
 //!
-//! `cargo bench --bench instructions` counts and compares; `WEIR_BLESS=1 cargo bench --bench instructions` writes the
-//! counts, with some room, into the file. Needs valgrind.
+//! `cargo bench --profile counted --bench instructions` counts and compares; with `WEIR_BLESS=1` in the environment it writes
+//! the counts, with some room, into the file. Needs valgrind.
 //!
 //! This program runs itself under `valgrind --tool=callgrind`, doing an operation n times and 2n times: the difference
 //! divided by n is the operation without its preparation. With `CASE TIMES` as arguments it only does the operation, and
@@ -134,7 +134,7 @@ fn compare() -> Result<(), String> {
 
 const HEADER: &str = "\
 # Most instructions that an operation may take: what was counted when this was written, and 3 %.
-# Counted and written by benches/instructions.rs; the counts belong to the bench profile on x86-64.
+# Counted and written by benches/instructions.rs; the counts belong to the profile `counted` on x86-64.
 ";
 
 fn budgets() -> Result<BTreeMap<String, u64>, String> {

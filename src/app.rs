@@ -126,6 +126,10 @@ pub fn run(settings: Settings, origins: &Origins, source: Source, announce: impl
     if settings.trusted_proxies.is_empty() && settings.listeners.iter().any(|listener| listener.proxy_protocol) {
         tracing::warn!("proxy_protocol is on and trusted_proxies is empty: every connection there will be refused");
     }
+    for replaced in origins.replaced() {
+        let names = replaced.names.join(", ");
+        tracing::warn!(listeners = names, by = %replaced.by, "listeners of the file are replaced");
+    }
     let workers = settings.workers.get();
     let registry = Registry::new(workers, &REASONS);
     let gauges = Gauges::new(workers);

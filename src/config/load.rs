@@ -61,12 +61,30 @@ impl Flags {
 /// Where the value of each setting comes from, by key. `listeners.http` and `listeners.https` stand for the listeners of
 /// that protocol.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Origins(BTreeMap<&'static str, Place>);
+pub struct Origins {
+    places: BTreeMap<&'static str, Place>,
+    replaced: Vec<Replaced>,
+}
+
+/// Listeners of the file that a flag or variable for their whole protocol has replaced.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Replaced {
+    /// Their names, in order.
+    pub names: Vec<String>,
+    /// What they are replaced by.
+    pub by: Place,
+}
 
 impl Origins {
     /// Where the value of this setting comes from.
     pub fn of(&self, key: &str) -> &Place {
-        self.0.get(key).unwrap_or(&Place::Default)
+        self.places.get(key).unwrap_or(&Place::Default)
+    }
+
+    /// Listeners that the file names and nobody listens for, or not as the file says: worth a warning. One listener that
+    /// only has another address now is not among them.
+    pub fn replaced(&self) -> &[Replaced] {
+        &self.replaced
     }
 
     /// Every setting with its value and origin, for `weir check --origin`. Secrets are not shown.
@@ -105,13 +123,14 @@ pub fn load(
     loader.environment(env);
     loader.flags(flags);
     loader.together();
-    if loader.errors.is_empty() { Ok((loader.settings, Origins(loader.origins))) } else { Err(loader.errors) }
+    loader.done()
 }
 
 #[derive(Default)]
 struct Loader {
     settings: Settings,
     origins: BTreeMap<&'static str, Place>,
+    replaced: Vec<Replaced>,
     errors: Vec<SettingError>,
     /// Where each listener is written, as far as the file says.
     listener_places: Vec<Place>,
@@ -365,7 +384,13 @@ impl Loader {
         };
         let first = self.settings.listeners.iter().position(|listener| listener.protocol == protocol);
         let proxy_protocol = first.is_some_and(|first| self.settings.listeners[first].proxy_protocol);
-        self.settings.listeners.retain(|listener| listener.protocol != protocol);
+        let gone: Vec<Listener> =
+            self.settings.listeners.extract_if(.., |listener| listener.protocol == protocol).collect();
+        let only_moved = socket.is_some() && gone.len() == 1 && gone[0].name == name;
+        if matches!(self.origins.get(key), Some(Place::File { .. })) && !gone.is_empty() && !only_moved {
+            let names = gone.into_iter().map(|listener| listener.name).collect();
+            self.replaced.push(Replaced { names, by: place.clone() });
+        }
         self.listener_places.clear();
         if let Some(address) = socket {
             let index = first.unwrap_or(usize::MAX).min(self.settings.listeners.len());
@@ -375,6 +400,13 @@ impl Loader {
     }
 
     // ---- all together ------------------------------------------------------------------------------------------------
+
+    fn done(self) -> Result<(Settings, Origins), Vec<SettingError>> {
+        if !self.errors.is_empty() {
+            return Err(self.errors);
+        }
+        Ok((self.settings, Origins { places: self.origins, replaced: self.replaced }))
+    }
 
     /// What each value alone cannot show.
     fn together(&mut self) {
@@ -480,5 +512,5 @@ pub(super) fn load_text(
     loader.environment(env);
     loader.flags(flags);
     loader.together();
-    if loader.errors.is_empty() { Ok((loader.settings, Origins(loader.origins))) } else { Err(loader.errors) }
+    loader.done()
 }

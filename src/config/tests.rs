@@ -131,6 +131,23 @@ fn addresses_may_be_short_and_a_listener_may_be_off() {
 }
 
 #[test]
+fn listeners_that_a_flag_replaces_are_known_by_name() {
+    let file = "listeners:\n- {name: a, address: ':1', protocol: http}\n- {name: b, address: ':2', protocol: http}\n\
+                - {name: https, address: ':3', protocol: https}\n";
+    let replaced = |variables: &[(&str, &str)], words: &[&str]| -> Vec<String> {
+        let (_, origins) = good(file, variables, words);
+        origins.replaced().iter().map(|gone| format!("{} by {}", gone.names.join(","), gone.by)).collect()
+    };
+    assert_eq!(replaced(&[], &["--http", ":8"]), ["a,b by --http"]);
+    assert_eq!(replaced(&[("WEIR_HTTP", ":8")], &["--http", ":9"]), ["a,b by WEIR_HTTP"]);
+    assert_eq!(replaced(&[], &["--https", "off"]), ["https by --https"]);
+    assert!(replaced(&[], &[]).is_empty());
+    assert!(replaced(&[], &["--https", ":9"]).is_empty(), "it has another address, as any setting may");
+    let (_, origins) = good("", &[], &["--http", ":8"]);
+    assert!(origins.replaced().is_empty(), "defaults are there to be replaced");
+}
+
+#[test]
 fn two_listeners_may_ask_for_any_port() {
     let (settings, _) = good("", &[], &["--http", "127.0.0.1:0", "--https", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
     assert_eq!(settings.listeners[0].name, "http");

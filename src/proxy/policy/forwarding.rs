@@ -128,7 +128,7 @@ pub fn write(head: &mut RequestHead, arrival: &Arrival, extra: Extra, random: u1
     }
     if !(arrival.trusted && only(headers, Name::XForwardedHost).is_some_and(|host| !host.is_empty())) {
         headers.remove_known(Name::XForwardedHost);
-        if !head.authority().is_empty() {
+        if head.has_authority() {
             head.append_authority(Name::XForwardedHost);
         }
     }

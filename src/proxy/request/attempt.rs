@@ -192,7 +192,7 @@ async fn over_h1(
     let limits = &context.options.limits;
     let coding = if body.is_empty() { Coding::None } else { body.length.map_or(Coding::Chunked, Coding::Length) };
     let to_head = exchange.request.is_head();
-    let mut upstream = client::Exchange::new(io, body, coding, limits.chunks());
+    let mut upstream = Box::new(client::Exchange::new(io, body, coding, limits.chunks()));
     exchange.timer.set(with.head_deadline, context.now());
     let Exchange { request, response, timer, .. } = exchange;
     let mut half_closed = false;
@@ -246,7 +246,7 @@ async fn over_h1(
                 let (io, early) = upstream.into_tunnel();
                 return Ok(ResponseBody::Tunnel(Box::new(Upgraded { io, early, attempt })));
             }
-            let mut body = ResponseBody::H1(Box::new(UpstreamBody::new(upstream, attempt)));
+            let mut body = ResponseBody::H1(UpstreamBody::new(upstream, attempt));
             body.close();
             Ok(body)
         }

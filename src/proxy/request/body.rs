@@ -42,7 +42,8 @@ pub struct RequestBody {
 enum Source {
     Empty,
     H1(IncomingBody),
-    H2(IncomingH2),
+    /// Boxed: it is large, and a body without it moves through every step of a request.
+    H2(Box<IncomingH2>),
     Bytes(Bytes),
 }
 
@@ -159,7 +160,7 @@ impl RequestBody {
             return Self::empty(context);
         }
         let limit = context.options.limits.body;
-        Self::new(context, Source::H2(IncomingH2::new(incoming, limit, Fault::ClientGone)), length)
+        Self::new(context, Source::H2(Box::new(IncomingH2::new(incoming, limit, Fault::ClientGone))), length)
     }
 
     /// These bytes.
@@ -278,7 +279,7 @@ pub enum ResponseBody {
     /// Weir's own.
     Bytes(Bytes),
     /// From an HTTP/1 connection.
-    H1(Box<UpstreamBody>),
+    H1(UpstreamBody),
     /// From an HTTP/2 stream.
     H2(Box<upstream_h2::UpstreamBody>),
     /// Not a body: the client's connection is to be joined with this one.
@@ -287,19 +288,19 @@ pub enum ResponseBody {
 
 /// A response body on an HTTP/1 connection, which is given back when it ends.
 pub struct UpstreamBody {
-    state: Option<(Exchange<RequestBody>, Attempt)>,
-    trailers: Option<Headers>,
+    state: Option<(Box<Exchange<RequestBody>>, Attempt)>,
+    trailers: Option<Box<Headers>>,
     uploaded: u64,
 }
 
 impl UpstreamBody {
-    pub(super) fn new(exchange: Exchange<RequestBody>, attempt: Attempt) -> Self {
+    pub(super) fn new(exchange: Box<Exchange<RequestBody>>, attempt: Attempt) -> Self {
         Self { state: Some((exchange, attempt)), trailers: None, uploaded: 0 }
     }
 
     fn release(&mut self) {
         if let Some((mut exchange, mut attempt)) = self.state.take() {
-            self.trailers = exchange.trailers();
+            self.trailers = exchange.trailers().map(Box::new);
             self.uploaded = exchange.uploaded();
             attempt.succeed();
             if let (_, Some(io)) = exchange.finish() {
@@ -391,7 +392,7 @@ impl BodySource for ResponseBody {
 
     fn trailers(&mut self) -> Option<Headers> {
         match self {
-            ResponseBody::H1(body) => body.trailers.take(),
+            ResponseBody::H1(body) => body.trailers.take().map(|trailers| *trailers),
             ResponseBody::H2(body) => body.take_trailers(),
             _ => None,
         }

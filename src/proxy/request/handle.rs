@@ -90,7 +90,7 @@ fn admit(context: &Context, exchange: &mut Exchange) -> Result<(), Fault> {
     let head = &mut exchange.request;
     let slashes = if options.merge_slashes { path::Slashes::Merge } else { path::Slashes::Keep };
     let mut normal = Vec::new();
-    if path::normalise(head.path().as_bytes(), slashes, &mut normal)? == path::Form::Changed {
+    if path::normalise(head.path_bytes(), slashes, &mut normal)? == path::Form::Changed {
         head.set_path(std::str::from_utf8(&normal).map_err(|_| Fault::BadRequest)?);
     }
     let underscores = if options.keep_underscores { hop::Underscores::Keep } else { hop::Underscores::Drop };

@@ -92,15 +92,14 @@ pub(super) enum Mismatch {
 
 /// What of a request is compared, taken out of the head once.
 pub(super) struct Facts<'a> {
-    path: &'a str,
-    method: &'a str,
-    query: Option<&'a str>,
+    path: &'a [u8],
+    method: &'a [u8],
     head: &'a RequestHead,
 }
 
 impl<'a> Facts<'a> {
     pub(super) fn of(head: &'a RequestHead) -> Self {
-        Self { path: head.path(), method: head.method(), query: head.query(), head }
+        Self { path: head.path_bytes(), method: head.method_bytes(), head }
     }
 }
 
@@ -150,7 +149,7 @@ impl HostTable {
     pub(super) fn find(&self, facts: &Facts<'_>) -> Option<Matched<'_>> {
         match &self.index {
             None => self.first(0..self.candidates.len(), facts),
-            Some(index) => index.find(facts.path, |range| self.first(range, facts)),
+            Some(index) => index.find(facts.head.path(), |range| self.first(range, facts)),
         }
     }
 
@@ -223,26 +222,26 @@ impl Candidate {
     /// The first condition that the request does not meet; `None`: it matches.
     pub(super) fn mismatch(&self, facts: &Facts<'_>) -> Option<Mismatch> {
         let path_matches = match &self.path {
-            PathTest::Exact(path) => **path == *facts.path,
-            PathTest::Regex(regex) => regex.is_match(facts.path.as_bytes()),
+            PathTest::Exact(path) => path.as_bytes() == facts.path,
+            PathTest::Regex(regex) => regex.is_match(facts.path),
             PathTest::Prefix(prefix) => {
                 prefix.is_empty()
                     || facts
                         .path
-                        .strip_prefix(&**prefix)
-                        .is_some_and(|rest| rest.is_empty() || rest.as_bytes()[0] == b'/')
+                        .strip_prefix(prefix.as_bytes())
+                        .is_some_and(|rest| rest.first().is_none_or(|byte| *byte == b'/'))
             }
         };
         if !path_matches {
             return Some(Mismatch::Path);
         }
-        if self.method.as_ref().is_some_and(|method| **method != *facts.method) {
+        if self.method.as_ref().is_some_and(|method| method.as_bytes() != facts.method) {
             return Some(Mismatch::Method);
         }
         if let Some(index) = self.headers.iter().position(|condition| !condition.holds(facts.head)) {
             return Some(Mismatch::Header(index));
         }
-        self.query.iter().position(|condition| !condition.holds(facts.query)).map(Mismatch::Query)
+        self.query.iter().position(|condition| !condition.holds(facts.head.query())).map(Mismatch::Query)
     }
 }
 

@@ -288,9 +288,12 @@ impl<B: BodySource> Exchange<B> {
     }
 
     /// Takes the exchange apart: the request body, and the connection if another request may be sent on it.
-    pub fn finish(self) -> (B, Option<Io>) {
+    #[expect(clippy::boxed_local, reason = "unboxed, the whole exchange would be copied to take out two of its parts")]
+    pub fn finish(self: Box<Self>) -> (B, Option<Io>) {
         let clean = self.keep_alive && self.is_done() && self.upload == Upload::Done && self.at == self.input.len();
-        (self.body, clean.then(|| self.io.into_inner()))
+        // Only what is given back leaves the box.
+        let Self { io, body, .. } = *self;
+        (body, clean.then(|| io.into_inner()))
     }
 
     /// After a 101: the stream and what was already read from it.

@@ -66,37 +66,80 @@ const LONGEST: usize = 19;
 /// Names of one length: no length has more than this.
 const SAME_LENGTH: usize = 4;
 
-/// The names by length: what a name can be is decided by a look at its length and a comparison with very few others.
-static BY_LENGTH: [[Name; SAME_LENGTH]; LONGEST + 1] = {
-    let mut table = [[Name::Other; SAME_LENGTH]; LONGEST + 1];
+/// A name in the form that bytes are compared with: three overlapping words, and where in them a letter stands, whose case
+/// does not count.
+#[derive(Clone, Copy)]
+struct Entry {
+    name: Name,
+    words: [u64; 3],
+    letters: [u64; 3],
+}
+
+/// The names by length: what a name can be is decided by its length and a comparison of a few words.
+static BY_LENGTH: [[Entry; SAME_LENGTH]; LONGEST + 1] = {
+    const NONE: Entry = Entry { name: Name::Other, words: [0; 3], letters: [0; 3] };
+    let mut table = [[NONE; SAME_LENGTH]; LONGEST + 1];
     let mut at = 0;
     while at < Name::ALL.len() {
         let name = Name::ALL[at];
-        let row = &mut table[name.text().len()];
+        let text = name.text().as_bytes();
+        let mut letters = [0; LONGEST];
+        let mut letter = 0;
+        while letter < text.len() {
+            if text[letter].is_ascii_lowercase() {
+                letters[letter] = 0x20;
+            }
+            letter += 1;
+        }
+        let row = &mut table[text.len()];
         let mut place = 0;
         // Too long a name or too full a row does not compile.
-        while row[place] as u8 != Name::Other as u8 {
+        while row[place].name as u8 != Name::Other as u8 {
             place += 1;
         }
-        row[place] = name;
+        row[place] = Entry { name, words: words(text), letters: words(letters.split_at(text.len()).0) };
         at += 1;
     }
     table
 };
 
+/// All bytes of a text of at most 24 bytes, some of them twice.
+#[inline]
+const fn words(text: &[u8]) -> [u64; 3] {
+    #[inline]
+    const fn long(text: &[u8], at: usize) -> u64 {
+        match text.split_at(at).1.first_chunk() {
+            Some(bytes) => u64::from_le_bytes(*bytes),
+            None => 0,
+        }
+    }
+    #[inline]
+    const fn short(text: &[u8], at: usize) -> u64 {
+        match text.split_at(at).1.first_chunk() {
+            Some(bytes) => u32::from_le_bytes(*bytes) as u64,
+            None => 0,
+        }
+    }
+    match text.len() {
+        0 => [0; 3],
+        length @ 1..4 => [text[0] as u64, text[length / 2] as u64, text[length - 1] as u64],
+        length @ 4..8 => [short(text, 0), short(text, length - 4), 0],
+        length @ 8..=16 => [long(text, 0), long(text, length - 8), 0],
+        length => [long(text, 0), long(text, 8), long(text, length - 8)],
+    }
+}
+
 impl Name {
     /// Finds the name of these bytes, in any case.
     pub fn of(bytes: &[u8]) -> Name {
         let Some(row) = BY_LENGTH.get(bytes.len()) else { return Name::Other };
-        for name in row {
-            if *name == Name::Other {
-                break;
-            }
-            if bytes.eq_ignore_ascii_case(name.text().as_bytes()) {
-                return *name;
-            }
+        if row[0].name == Name::Other {
+            return Name::Other;
         }
-        Name::Other
+        let found = words(bytes);
+        let is = |entry: &Entry| (0..3).all(|at| found[at] | entry.letters[at] == entry.words[at]);
+        // The rest of a row is empty words, which no name of that length has.
+        row.iter().find(|entry| is(entry)).map_or(Name::Other, |entry| entry.name)
     }
 
     /// This name's place in a set of names.
@@ -492,6 +535,16 @@ impl RequestHead {
         text(self.headers.bytes(self.path.clone()))
     }
 
+    /// The method, as bytes.
+    pub fn method_bytes(&self) -> &[u8] {
+        self.headers.bytes(self.method.clone())
+    }
+
+    /// The path, as bytes.
+    pub fn path_bytes(&self) -> &[u8] {
+        self.headers.bytes(self.path.clone())
+    }
+
     /// The query without `?`.
     pub fn query(&self) -> Option<&str> {
         self.query.clone().map(|range| text(self.headers.bytes(range)))
@@ -500,6 +553,11 @@ impl RequestHead {
     /// Host and optional port, lower-case; empty when an HTTP/1.0 client sent none.
     pub fn authority(&self) -> &str {
         text(self.headers.bytes(self.authority.clone()))
+    }
+
+    /// Whether the client said for whom the request is.
+    pub fn has_authority(&self) -> bool {
+        !self.authority.is_empty()
     }
 
     /// The host without port, without a trailing dot; with brackets when it is an IPv6 address.
@@ -531,17 +589,21 @@ impl RequestHead {
 
     /// Replaces the authority, made lower-case.
     pub fn set_authority(&mut self, authority: &str) {
-        let range = self.headers.push_bytes(authority.as_bytes());
-        let bytes = &mut self.headers.arena[range.clone()];
-        bytes.make_ascii_lowercase();
-        let mut length = match memchr::memrchr(b':', bytes) {
+        let bytes = authority.as_bytes();
+        let host = match memchr::memrchr(b':', bytes) {
             Some(colon) if memchr::memchr(b']', &bytes[colon..]).is_none() => colon,
             _ => bytes.len(),
         };
-        if bytes[..length].last() == Some(&b'.') {
-            length -= 1;
-        }
-        self.host = range.start..range.start + length;
+        self.place_authority(bytes, host);
+    }
+
+    /// Replaces the authority, whose first `host` bytes are the host, made lower-case.
+    pub(super) fn place_authority(&mut self, authority: &[u8], host: usize) {
+        let range = self.headers.push_bytes(authority);
+        let bytes = &mut self.headers.arena[range.clone()];
+        bytes.make_ascii_lowercase();
+        let host = bytes[..host].strip_suffix(b".").map_or(host, <[u8]>::len);
+        self.host = range.start..range.start + host;
         self.authority = range;
     }
 
@@ -632,6 +694,27 @@ fn text(bytes: &[u8]) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_are_found_in_any_case_and_nothing_else_is() {
+        for name in Name::ALL {
+            let text = name.text();
+            assert_eq!(Name::of(text.as_bytes()), *name);
+            assert_eq!(Name::of(text.to_ascii_uppercase().as_bytes()), *name);
+            for at in 0..text.len() {
+                for byte in 0..=255 {
+                    let mut bytes = text.as_bytes().to_vec();
+                    bytes[at] = byte;
+                    let same = byte.eq_ignore_ascii_case(&text.as_bytes()[at]);
+                    assert_eq!(Name::of(&bytes) == *name, same, "{text} with {byte} at {at}");
+                }
+            }
+            assert_ne!(Name::of(&text.as_bytes()[1..]), *name);
+        }
+        for other in ["", "x", "accept", "x-custom-header", "a-name-that-is-longer-than-all-others"] {
+            assert_eq!(Name::of(other.as_bytes()), Name::Other);
+        }
+    }
 
     #[test]
     fn fields_keep_their_order_through_changes() {

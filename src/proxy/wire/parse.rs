@@ -11,6 +11,9 @@ use crate::proxy::fault::Fault;
 /// Most header fields that a head may have, whatever the settings say.
 pub const MAX_FIELDS: usize = 256;
 
+/// Most bytes of empty lines before a request line, which RFC 9112 section 2.2 asks to overlook.
+const EMPTY_LINES: usize = 8;
+
 /// Limits on a head.
 #[derive(Clone, Copy, Debug)]
 pub struct HeadLimits {
@@ -98,7 +101,7 @@ pub fn request(input: &[u8], limits: &HeadLimits, head: &mut RequestHead) -> Res
         return Err(Fault::BadRequest);
     };
     let fields: &[httparse::Header<'_>] = parsed.headers;
-    if method.len() > limits.method {
+    if method.len() > limits.method || empty_lines(input) > EMPTY_LINES {
         return Err(Fault::BadRequest);
     }
     if target.len() > limits.target {
@@ -108,7 +111,7 @@ pub fn request(input: &[u8], limits: &HeadLimits, head: &mut RequestHead) -> Res
         return Err(Fault::HeaderTooLarge);
     }
     let bytes = &input[..length];
-    if has_bare_line_feed(bytes) {
+    if !ends_in_crlf(bytes, method.as_bytes(), fields) {
         return Err(Fault::BadRequest);
     }
     head.version = if minor == 0 { Version::Http10 } else { Version::Http11 };
@@ -191,7 +194,8 @@ pub fn response(
     let bytes = &input[..length];
     if length > limits.block
         || fields.len() > limits.fields
-        || has_bare_line_feed(bytes)
+        || !bytes.starts_with(b"HTTP/")
+        || !ends_in_crlf(bytes, bytes, fields)
         || !(100..=599).contains(&code)
     {
         return Err(Fault::UpstreamProtocol);
@@ -321,35 +325,26 @@ fn place_target(
         return Err(Fault::BadRequest);
     }
     let host = match host {
-        Some(value) => Some(std::str::from_utf8(value).map_err(|_| Fault::BadRequest)?),
+        Some(host) => Some((host, host_of(host).ok_or(Fault::BadRequest)?)),
         None if minor == 0 => None,
         None => return Err(Fault::BadRequest),
     };
-    if let Some(host) = host
-        && !is_authority(host)
-    {
-        return Err(Fault::BadRequest);
-    }
-    let origin = if target.starts_with('/') {
-        if let Some(host) = host {
-            head.set_authority(host);
-        }
-        target
-    } else if target == "*" {
-        if head.method() != "OPTIONS" {
+    let origin = if target.starts_with('/') || target == "*" {
+        if target == "*" && head.method() != "OPTIONS" {
             return Err(Fault::BadRequest);
         }
-        if let Some(host) = host {
-            head.set_authority(host);
+        if let Some((authority, host)) = host {
+            head.place_authority(authority, host);
         }
         target
     } else {
         let (authority, rest) = absolute_form(target).ok_or(Fault::BadRequest)?;
+        let authority = authority.as_bytes();
         // The target wins over Host (section 3.2.2), but two different names are a lie to somebody.
-        if !is_authority(authority) || host.is_some_and(|host| !host.eq_ignore_ascii_case(authority)) {
+        if host.is_some_and(|(host, _)| !host.eq_ignore_ascii_case(authority)) {
             return Err(Fault::BadRequest);
         }
-        head.set_authority(authority);
+        head.place_authority(authority, host_of(authority).ok_or(Fault::BadRequest)?);
         rest
     };
     let (path, query) = match memchr::memchr(b'?', origin.as_bytes()) {
@@ -376,34 +371,45 @@ fn absolute_form(target: &str) -> Option<(&str, &str)> {
 
 /// Whether this is `host` or `host:port` without userinfo (RFC 3986 section 3.2, RFC 9110 section 4.2.4).
 pub fn is_authority(text: &str) -> bool {
-    let (host, port) = match text.strip_prefix('[') {
-        Some(rest) => {
-            let Some((inside, after)) = rest.split_once(']') else { return false };
-            if inside.parse::<std::net::Ipv6Addr>().is_err() {
-                return false;
-            }
-            match after.strip_prefix(':') {
-                Some(port) => ("v6", Some(port)),
-                None if after.is_empty() => ("v6", None),
-                None => return false,
-            }
-        }
-        None => match memchr::memchr(b':', text.as_bytes()) {
-            Some(colon) => (&text[..colon], Some(&text[colon + 1..])),
-            None => (text, None),
-        },
-    };
-    let host_ok = !host.is_empty()
-        && host.len() <= 255
-        && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~'));
-    let port_ok = port.is_none_or(|port| {
-        !port.is_empty()
-            && port.len() <= 5
-            && port.bytes().all(|byte| byte.is_ascii_digit())
-            && port.parse::<u16>().is_ok()
-    });
-    host_ok && port_ok
+    host_of(text.as_bytes()).is_some()
 }
+
+/// The length of the host in `host` or `host:port`; `None` if it is neither.
+fn host_of(authority: &[u8]) -> Option<usize> {
+    let host = if authority.first() == Some(&b'[') {
+        let end = memchr::memchr(b']', authority)?;
+        std::str::from_utf8(&authority[1..end]).ok()?.parse::<std::net::Ipv6Addr>().ok()?;
+        end + 1
+    } else {
+        let end = authority.iter().position(|byte| !IS_HOST[usize::from(*byte)]).unwrap_or(authority.len());
+        if !(1..=255).contains(&end) {
+            return None;
+        }
+        end
+    };
+    let port_ok = match &authority[host..] {
+        [] => true,
+        [b':', port @ ..] => {
+            matches!(port.len(), 1..=5)
+                && port.iter().all(u8::is_ascii_digit)
+                && port.iter().fold(0, |sum, digit| sum * 10 + u32::from(digit - b'0')) <= u32::from(u16::MAX)
+        }
+        _ => false,
+    };
+    port_ok.then_some(host)
+}
+
+/// Bytes of a registered name or an IPv4 address, as far as names in use have them.
+static IS_HOST: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        let of = byte as u8;
+        table[byte] = of.is_ascii_alphanumeric() || matches!(of, b'-' | b'.' | b'_' | b'~');
+        byte += 1;
+    }
+    table
+};
 
 /// Whether all bytes may stand in a field value: visible, space, tab, obs-text (RFC 9110 section 5.5). Without an early
 /// end, which lets the compiler look at many bytes at once.
@@ -411,13 +417,29 @@ fn is_field_value(value: &[u8]) -> bool {
     value.iter().fold(true, |good, byte| good & ((*byte >= 0x20) & (*byte != 0x7f) | (*byte == b'\t')))
 }
 
-/// Whether any line ends in LF alone: httparse takes it, RFC 9112 section 2.2 only tolerates it, and it is how two
-/// parsers come to disagree.
+/// Whether every line of a head ends in CR LF, from where it `begins`: httparse takes a bare LF, RFC 9112 section 2.2 only
+/// tolerates it, and it is how two parsers come to disagree. Elsewhere than at the end of a line httparse takes none, so
+/// it is enough to look there.
+fn ends_in_crlf(bytes: &[u8], begins: &[u8], fields: &[httparse::Header<'_>]) -> bool {
+    let offset = |part: &[u8]| part.as_ptr() as usize - bytes.as_ptr() as usize;
+    // Empty lines before a head are skipped (RFC 9112 section 2.2); they are lines as well.
+    bytes[..offset(begins)].chunks(2).all(|line| line == b"\r\n")
+        && fields.iter().all(|field| bytes[..offset(field.name.as_bytes())].ends_with(b"\r\n"))
+        && bytes.ends_with(b"\r\n\r\n")
+}
+
+/// The same for a head that is not complete, of which no more is known.
 fn has_bare_line_feed(bytes: &[u8]) -> bool {
     memchr::memchr_iter(b'\n', bytes).any(|at| at == 0 || bytes[at - 1] != b'\r')
 }
 
-/// More bytes are needed, unless a limit is already passed.
+/// Bytes of line ends before the first line.
+fn empty_lines(input: &[u8]) -> usize {
+    input.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count()
+}
+
+/// More bytes are needed, unless a limit is already passed. No part of an acceptable head is refused here: the answer may
+/// not depend on how the bytes arrive.
 fn partial(
     input: &[u8],
     limits: &HeadLimits,
@@ -427,9 +449,15 @@ fn partial(
     if has_bare_line_feed(input) {
         return Err(Fault::BadRequest);
     }
+    let empty = empty_lines(input);
+    if empty > EMPTY_LINES {
+        return Err(Fault::BadRequest);
+    }
+    let seen = input.len() - empty;
     match (method, target) {
-        (None, _) if input.len() > limits.method + 4 => Err(Fault::BadRequest),
-        (Some(_), None) if input.len() > limits.method + limits.target => Err(Fault::TargetTooLong),
+        (None, _) if seen > limits.method => Err(Fault::BadRequest),
+        (Some(method), _) if method.len() > limits.method => Err(Fault::BadRequest),
+        (Some(method), None) if seen > method.len() + 1 + limits.target => Err(Fault::TargetTooLong),
         (Some(_), Some(target)) if target.len() > limits.target => Err(Fault::TargetTooLong),
         (Some(method), Some(target)) if input.len() > limits.block + method.len() + target.len() + 16 => {
             Err(Fault::HeaderTooLarge)
@@ -494,6 +522,32 @@ mod tests {
             assert!(parse(&text[..cut]).unwrap().is_none(), "cut at {cut}");
         }
         assert!(parse(text).unwrap().is_some());
+    }
+
+    #[test]
+    fn a_head_at_its_limits_is_accepted_however_it_arrives() {
+        let limits = HeadLimits { method: 4, target: 6, block: 64, fields: 4 };
+        let accepted = b"\r\n\r\nPOST /12345 HTTP/1.1\r\nHost: a\r\n\r\n";
+        let method = b"PATCH / HTTP/1.1\r\nHost: a\r\n\r\n";
+        let target = b"POST /123456 HTTP/1.1\r\nHost: a\r\n\r\n";
+        let empty = b"\r\n\r\n\r\n\r\n\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n";
+        let at = |text: &[u8], cut: usize| {
+            request(&text[..cut], &limits, &mut RequestHead::default()).map(|meta| meta.is_some())
+        };
+        for cut in 0..accepted.len() {
+            assert_eq!(at(accepted, cut), Ok(false), "cut at {cut}");
+        }
+        assert_eq!(at(accepted, accepted.len()), Ok(true));
+        for (text, first, fault) in [
+            (&method[..], 5, Fault::BadRequest),
+            (&target[..], 12, Fault::TargetTooLong),
+            (&empty[..], 9, Fault::BadRequest),
+        ] {
+            assert_eq!(at(text, first - 1), Ok(false));
+            for cut in first..=text.len() {
+                assert_eq!(at(text, cut), Err(fault), "{:?}", String::from_utf8_lossy(&text[..cut]));
+            }
+        }
     }
 
     #[test]

@@ -74,7 +74,8 @@ fn compile_hosts(
     replaced: &BackendKeys,
 ) -> Arc<ByHost<Arc<HostTable>>> {
     let nothing = Shards::default();
-    let differences = before.map_or(&nothing, |table| &table.source).differences(&entry.hosts, same_routes);
+    let differences =
+        before.map_or(&nothing, |table| &table.source).differences(&entry.hosts, |one, two| same_routes(one, two));
     let mut again: Vec<(&HostPattern, Option<&Vec<Arc<Route>>>)> =
         differences.iter().map(|difference| (difference.key, difference.new)).collect();
     if let Some(before) = before
@@ -104,7 +105,7 @@ fn compile_hosts(
     Arc::new(hosts)
 }
 
-fn same_routes(one: &Vec<Arc<Route>>, two: &Vec<Arc<Route>>) -> bool {
+fn same_routes(one: &[Arc<Route>], two: &[Arc<Route>]) -> bool {
     one.len() == two.len() && one.iter().zip(two).all(|(one, two)| Arc::ptr_eq(one, two))
 }
 

@@ -30,9 +30,11 @@ const PARTS: usize = 256;
 struct Exact<T> {
     hasher: RandomState,
     /// By the upper bits of the hash of the name.
-    parts: Box<[Arc<HashTable<(Arc<str>, T)>>]>,
+    parts: Box<[Arc<Part<T>>]>,
     len: usize,
 }
+
+type Part<T> = HashTable<(Arc<str>, T)>;
 
 impl<T> Default for Exact<T> {
     fn default() -> Self {

@@ -61,7 +61,7 @@ impl<'a> Facts<'a> {
             let after = &line[colon + 1..];
             let leading = after.len() - after.trim_ascii_start().len();
             let trailing = after.trim_ascii_end().len().max(leading);
-            ["content-length", "transfer-encoding"].iter().any(|name| frames(name))
+            ["content-length", "transfer-encoding"].iter().any(frames)
                 && (after[..leading].contains(&b'\t') || after[trailing..].contains(&b'\t'))
         });
         Self {

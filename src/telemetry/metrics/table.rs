@@ -157,7 +157,12 @@ pub const METRICS: &[Metric] = &[
     metric("weir_cutover_dropped_requests_total", Counter, &[], "Requests that were broken off because of a switch."),
     metric("weir_cutover_rejected_total", Counter, &["reason"], "Cutover annotations that were rejected, by reason."),
     metric("weir_build_info", Gauge, &["version"], "Always 1; the version is a label."),
-    metric("weir_worker_panics_total", Counter, &[], "Connections that ended by a panic in Weir."),
+    metric(
+        "weir_worker_panics_total",
+        Counter,
+        &[],
+        "Tasks (connections, streams, copies) that ended by a panic in Weir.",
+    ),
     metric(
         "weir_worker_publish_age_seconds",
         Gauge,

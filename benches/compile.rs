@@ -123,7 +123,7 @@ fn color(backend: usize, endpoints: usize) -> ColorEndpoints {
 }
 
 fn model() -> Model {
-    let hosts: BTreeMap<_, _> =
+    let hosts: Shards<_, _> =
         (0..HOSTS).map(|host| (HostPattern::Exact(format!("h{host}.test").into()), vec![route(host)])).collect();
     let backend = |at: usize| {
         Arc::new(Backend {

@@ -413,6 +413,7 @@ fn options(settings: &Settings) -> Options {
             header_list: limits.h2_header_list,
             pending_resets: limits.h2_pending_resets,
             local_resets: limits.h2_local_resets,
+            overhead: limits.h2_overhead,
         },
         timeouts: Timeouts {
             handshake: timeouts.tls_handshake,

@@ -131,6 +131,9 @@ pub struct Limits {
     pub h2_pending_resets: usize,
     /// Streams of a connection that this side had to reset, 1–100,000. Default 1024 (resets provoked by the peer).
     pub h2_local_resets: usize,
+    /// Control frames of one kind beyond what requests and data call for, in points, up to 1,000,000; 0 is no limit. Default
+    /// 1000: 500 resets or 100 pings at once, and some more every second.
+    pub h2_overhead: u32,
 }
 
 /// How long is waited. Routes may say otherwise for their requests.
@@ -308,6 +311,7 @@ impl Default for Settings {
                 h2_header_list: 32 << 10,
                 h2_pending_resets: 20,
                 h2_local_resets: 1024,
+                h2_overhead: 1000,
             },
             timeouts: Timeouts {
                 tls_handshake: Duration::from_secs(5),

@@ -239,7 +239,7 @@ mod tests {
             });
             Translation {
                 model: Model { entries: entries.collect(), ..Model::default() },
-                verdicts: verdicts.collect(),
+                verdicts: Arc::new(verdicts.collect()),
             }
         }
 

@@ -101,17 +101,15 @@ impl Report {
         self.generation.store(generation, Ordering::Release);
     }
 
-    /// Replaces the verdicts. Those that were not there before are logged.
-    pub(super) fn judge(&self, mut verdicts: Vec<Verdict>) {
-        verdicts.sort();
-        verdicts.dedup();
+    /// Replaces the verdicts (sorted, each once). Those that were not there before are logged.
+    pub(super) fn judge(&self, verdicts: Arc<Vec<Verdict>>) {
         let before = self.verdicts.load_full();
-        if *before == verdicts {
+        if Arc::ptr_eq(&before, &verdicts) || before == verdicts {
             return;
         }
         let fresh = verdicts.iter().filter(|verdict| before.binary_search(verdict).is_err());
         log(fresh, |verdict| verdict.severity);
-        self.verdicts.store(Arc::new(verdicts));
+        self.verdicts.store(verdicts);
     }
 
     /// Replaces the problems of the provider's files. Those that were not there before are logged.
@@ -202,14 +200,14 @@ mod tests {
             fix: String::new(),
         };
         let report = Report::default();
-        report.judge(vec![
+        report.judge(Arc::new(vec![
             verdict("Ingress", "a", Severity::Error, "one"),
             verdict("Ingress", "a", Severity::Error, "two"),
             verdict("Ingress", "b", Severity::Warning, "three"),
             verdict("Service", "c", Severity::Error, "four"),
-        ]);
+        ]));
         assert_eq!(report.rejected().into_iter().collect::<Vec<_>>(), [("Ingress", 1), ("Service", 1)]);
-        report.judge(Vec::new());
+        report.judge(Arc::default());
         assert!(report.rejected().is_empty() && report.verdicts().is_empty());
     }
 }

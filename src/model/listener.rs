@@ -1,13 +1,12 @@
 //! Where traffic arrives: sockets, their certificates and their virtual hosts.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::{HostPattern, ObjectName, Route};
+use super::{HostPattern, ObjectName, Route, Shards};
 
 /// Which socket an [`Entry`] is served at.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize)]
@@ -49,10 +48,10 @@ pub struct Entry {
     /// What is spoken.
     pub protocol: Protocol,
     /// Certificates by host; empty unless `protocol` is [`Protocol::Https`].
-    pub certificates: Vec<CertificateBinding>,
+    pub certificates: Arc<Vec<CertificateBinding>>,
     /// Routes by host. A request looks at the most specific host first and falls through to less specific ones
     /// when no route there matches. The order of the routes of one host does not matter: compile sorts them.
-    pub hosts: BTreeMap<HostPattern, Vec<Arc<Route>>>,
+    pub hosts: Shards<HostPattern, Vec<Arc<Route>>>,
 }
 
 /// A certificate and the server names it is presented for.

@@ -9,6 +9,7 @@ mod color;
 mod listener;
 mod name;
 mod route;
+mod shards;
 mod verdict;
 
 use std::collections::BTreeMap;
@@ -25,6 +26,7 @@ pub use route::{
     Filter, HeaderEdit, Mirror, PathEdit, PathMatch, Rank, Redirect, Rewrite, Route, RouteMatch, RouteTimeouts, Rule,
     Target, ValueMatch, ValueTest, WeightedBackend,
 };
+pub use shards::{Difference, Shards};
 pub use verdict::{Severity, Verdict};
 
 /// The whole desired state of the data plane.
@@ -33,7 +35,7 @@ pub struct Model {
     /// One entry per socket (or pair of sockets of one purpose) that traffic arrives at.
     pub entries: BTreeMap<Bind, Entry>,
     /// Every backend that a route names, by key.
-    pub backends: BTreeMap<BackendKey, Arc<Backend>>,
+    pub backends: Shards<BackendKey, Arc<Backend>>,
     /// Every Service with colors, by name of the Service that routes name.
     pub switches: BTreeMap<ObjectName, Arc<ColorSwitch>>,
 }

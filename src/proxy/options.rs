@@ -59,6 +59,8 @@ pub struct Limits {
     pub pending_resets: usize,
     /// HTTP/2 streams that we had to reset for the client's errors, before its connection is ended (CVE-2025-8671).
     pub local_resets: usize,
+    /// HTTP/2 control frames of one kind beyond what requests and data call for, in points, before a connection is ended.
+    pub overhead: u32,
 }
 
 impl Limits {
@@ -84,6 +86,7 @@ impl Default for Limits {
             header_list: 32 * 1024,
             pending_resets: 20,
             local_resets: 1024,
+            overhead: 1000,
         }
     }
 }

@@ -53,6 +53,20 @@ pub struct Counters {
     listeners: Mutex<BTreeMap<Arc<str>, Arc<ListenerCounters>>>,
 }
 
+/// Kinds of frames that an HTTP/2 connection was ended for, as they are called in metrics.
+pub const FLOODS: [&str; 10] = [
+    "reset",
+    "provoked_reset",
+    "ping",
+    "settings",
+    "window_update",
+    "priority",
+    "empty_data",
+    "continuation",
+    "unknown",
+    "other",
+];
+
 /// Counters of one listener on one worker.
 #[derive(Debug, Default)]
 pub struct ListenerCounters {
@@ -70,6 +84,8 @@ pub struct ListenerCounters {
     pub handshakes_ok: Count,
     /// TLS handshakes that failed or took too long.
     pub handshakes_failed: Count,
+    /// HTTP/2 connections ended because of too many frames of a kind, in the order of [`FLOODS`].
+    pub floods: [Count; FLOODS.len()],
 }
 
 impl Counters {
@@ -136,6 +152,7 @@ pub struct ListenerTotals {
     pub refused: u64,
     pub handshakes_ok: u64,
     pub handshakes_failed: u64,
+    pub floods: [u64; FLOODS.len()],
 }
 
 impl ListenerTotals {
@@ -147,6 +164,9 @@ impl ListenerTotals {
         self.refused += counters.refused.value();
         self.handshakes_ok += counters.handshakes_ok.value();
         self.handshakes_failed += counters.handshakes_failed.value();
+        for (sum, count) in self.floods.iter_mut().zip(&counters.floods) {
+            *sum += count.value();
+        }
     }
 
     /// Connections that have not come to their first request yet.

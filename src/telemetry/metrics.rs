@@ -14,7 +14,7 @@ use crate::model::ObjectName;
 pub use exposition::Format;
 pub use table::{Kind, METRICS, Metric, reference};
 
-use super::gauges::Gauges;
+use super::gauges::{FLOODS, Gauges};
 use super::process::Process;
 use super::stats::{CODE_CLASSES, Class, ColorLabels, ColorTotals, EndpointTotals, Totals};
 use exposition::Families;
@@ -191,6 +191,12 @@ impl Page<'_> {
         for (name, totals) in &listeners {
             family.add(&[name, "ok"], totals.handshakes_ok as f64);
             family.add(&[name, "failed"], totals.handshakes_failed as f64);
+        }
+        let mut family = families.of("weir_http2_floods_total");
+        for (name, totals) in &listeners {
+            for (kind, count) in FLOODS.iter().zip(totals.floods) {
+                family.add(&[name, kind], count as f64);
+            }
         }
         let mut family = families.of("weir_upstream_connections");
         family.add(&["active"], self.gauges.sum(|worker| &worker.upstream_active) as f64);

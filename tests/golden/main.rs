@@ -59,12 +59,12 @@ fn bad_input_of_every_sort_is_told_with_a_way_out() {
         for located in manifest::parse(&Arc::from(input.as_path()), &text).objects {
             objects.apply(Change::Put(located.object));
         }
-        for verdict in Translator::new(Options::default()).translate(&objects).verdicts {
+        for verdict in Translator::new(Options::default()).translate(&objects).verdicts.iter() {
             assert!(!verdict.problem.is_empty() && !verdict.fix.is_empty(), "{verdict}");
             assert!(verdict.problem.len() < 400, "{verdict}");
             if verdict.severity != Severity::Note {
                 reasons.insert(verdict.reason);
-                messages.insert((verdict.object, verdict.field));
+                messages.insert((verdict.object.clone(), verdict.field.clone()));
             }
         }
     }

@@ -29,6 +29,8 @@ pub struct Catalog {
     files: BTreeMap<Arc<Path>, File>,
     /// Where each object is defined: in path order, then in the order of the file.
     places: HashMap<ObjectRef, BTreeSet<Place>>,
+    /// Files of which `problems` has any.
+    troubled: BTreeSet<Arc<Path>>,
     /// Objects with more than one place.
     contested: BTreeSet<ObjectRef>,
     published: HashMap<ObjectRef, Object>,
@@ -64,7 +66,11 @@ impl Catalog {
                 }
                 touched.insert(reference);
             }
+            self.troubled.remove(&path);
             let Some(new) = settle(&path, old, content) else { continue };
+            if !new.problems.is_empty() {
+                self.troubled.insert(path.clone());
+            }
             for (reference, place) in places(&path, Some(&new)) {
                 self.places.entry(reference.clone()).or_default().insert(place);
                 touched.insert(reference);
@@ -76,7 +82,13 @@ impl Catalog {
 
     /// Everything that is wrong, by file and line.
     pub fn problems(&self) -> Vec<Problem> {
-        let mut problems: Vec<Problem> = self.files.values().flat_map(|file| &file.problems).cloned().collect();
+        let mut problems: Vec<Problem> = self
+            .troubled
+            .iter()
+            .filter_map(|path| self.files.get(path))
+            .flat_map(|file| &file.problems)
+            .cloned()
+            .collect();
         for reference in &self.contested {
             let mut all = self.places[reference].iter().filter_map(|place| self.at(place));
             let Some(first) = all.next() else { continue };

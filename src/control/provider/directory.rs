@@ -12,7 +12,7 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
-use notify::event::ModifyKind;
+use notify::event::{AccessKind, AccessMode, ModifyKind, RenameMode};
 use notify::{EventKind, RecursiveMode, Watcher};
 
 use super::catalog::{Catalog, Content};
@@ -23,8 +23,12 @@ use super::text::fingerprint;
 use super::{parallel_map, read_text};
 use crate::model::Severity;
 
-/// Quiet time after which a burst of events counts as over. Long enough for the steps of one save, short enough to be
-/// served within 10 ms.
+/// Quiet time after which a burst of events counts as over when every file in it was closed by its writer or renamed into
+/// its place: nothing of these is missing, so only what is saved together is waited for.
+const QUIET_WHOLE: Duration = Duration::from_millis(1);
+/// The same while a file is open for writing, or was taken away: more is likely to follow, and what is there is half.
+const QUIET_OPEN: Duration = Duration::from_millis(25);
+/// The same after events that call for a look at everything: longer than the steps of a swap of folders.
 const QUIET: Duration = Duration::from_millis(5);
 /// A folder that is written to all the time is looked at this often.
 const LONGEST_BURST: Duration = Duration::from_millis(50);
@@ -123,8 +127,21 @@ struct Seen {
 struct Dirty {
     everything: bool,
     files: BTreeSet<PathBuf>,
+    /// Those of `files` that may be in the middle of a save.
+    open: BTreeSet<PathBuf>,
     /// Watched directories that were removed or renamed: their watch is gone or belongs to another path.
     lost: BTreeSet<PathBuf>,
+}
+
+impl Dirty {
+    /// How long nothing may happen for the burst to be over.
+    fn quiet(&self) -> Duration {
+        match (self.everything, self.open.is_empty()) {
+            (true, _) => QUIET,
+            (false, true) => QUIET_WHOLE,
+            (false, false) => QUIET_OPEN,
+        }
+    }
 }
 
 impl Watch {
@@ -174,7 +191,7 @@ impl Watch {
         // A burst of events that are none of our business is not waited for.
         while dirty.everything || !dirty.files.is_empty() {
             let left = LONGEST_BURST.saturating_sub(since.elapsed());
-            match inbox.recv_timeout(QUIET.min(left)) {
+            match inbox.recv_timeout(dirty.quiet().min(left)) {
                 Ok(message) => {
                     if !self.note(dirty, message) {
                         return false;
@@ -199,20 +216,33 @@ impl Watch {
                 return true;
             }
         };
-        if event.kind.is_access() {
-            // Our own reading makes these; a writer's closing comes after its Modify.
+        let closed = event.kind == EventKind::Access(AccessKind::Close(AccessMode::Write));
+        if event.kind.is_access() && !closed {
+            // Our own reading makes these.
             return true;
         }
         dirty.everything |= event.need_rescan();
-        let moved = event.kind.is_remove() || matches!(event.kind, EventKind::Modify(ModifyKind::Name(_)));
-        for path in event.paths {
+        let renamed = match event.kind {
+            EventKind::Modify(ModifyKind::Name(mode)) => Some(mode),
+            _ => None,
+        };
+        let moved = event.kind.is_remove() || renamed.is_some();
+        for (index, path) in event.paths.into_iter().enumerate() {
             if moved && self.watches.set.contains_key(&path) {
                 dirty.everything = true;
                 dirty.lost.insert(path);
-            } else {
-                self.note_path(dirty, path);
+                continue;
             }
+            // Of both ends of a renaming the second is the new name.
+            let arrived = renamed == Some(RenameMode::To) || (renamed == Some(RenameMode::Both) && index == 1);
+            if closed || arrived {
+                dirty.open.remove(&path);
+            } else {
+                dirty.open.insert(path.clone());
+            }
+            self.note_path(dirty, path);
         }
+        dirty.open.retain(|path| dirty.files.contains(path));
         true
     }
 

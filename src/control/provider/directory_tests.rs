@@ -296,3 +296,42 @@ fn dropping_the_watch_closes_the_feed() {
     let receiver = folder.receiver.as_mut().unwrap();
     assert!(folder.runtime.block_on(receiver.recv()).is_none());
 }
+
+#[test]
+fn how_long_a_burst_is_waited_for_depends_on_what_may_still_come() {
+    use notify::Event;
+    use notify::event::{CreateKind, DataChange, RemoveKind};
+
+    let watch = Watch::new("/folder".into(), Watches::default(), feed::channel().0);
+    let quiet = |events: &[(EventKind, &[&str])]| {
+        let mut dirty = Dirty::default();
+        for (kind, paths) in events {
+            let event = paths.iter().fold(Event::new(*kind), |event, path| event.add_path(path.into()));
+            assert!(watch.note(&mut dirty, Message::Event(Ok(event))));
+        }
+        dirty.quiet()
+    };
+    let created = EventKind::Create(CreateKind::File);
+    let written = EventKind::Modify(ModifyKind::Data(DataChange::Any));
+    let closed = EventKind::Access(AccessKind::Close(AccessMode::Write));
+    let renamed = |mode| EventKind::Modify(ModifyKind::Name(mode));
+    let (a, b) = ("/folder/a.yaml", "/folder/b.yaml");
+    assert_eq!(quiet(&[(created, &[a]), (written, &[a])]), QUIET_OPEN);
+    assert_eq!(quiet(&[(created, &[a]), (written, &[a]), (closed, &[a])]), QUIET_WHOLE);
+    assert_eq!(quiet(&[(written, &[a]), (closed, &[a]), (written, &[b])]), QUIET_OPEN);
+    assert_eq!(quiet(&[(closed, &[a]), (written, &[a])]), QUIET_OPEN);
+    assert_eq!(quiet(&[(EventKind::Remove(RemoveKind::File), &[a])]), QUIET_OPEN);
+    assert_eq!(quiet(&[(renamed(RenameMode::From), &[a])]), QUIET_OPEN);
+    assert_eq!(quiet(&[(EventKind::Remove(RemoveKind::File), &[a]), (written, &[a]), (closed, &[a])]), QUIET_WHOLE);
+    assert_eq!(quiet(&[(renamed(RenameMode::To), &[a])]), QUIET_WHOLE);
+    let temporary = "/folder/a.yaml.tmp";
+    assert_eq!(
+        quiet(&[
+            (created, &[temporary]),
+            (renamed(RenameMode::From), &[temporary]),
+            (renamed(RenameMode::To), &[a]),
+            (renamed(RenameMode::Both), &[temporary, a]),
+        ]),
+        QUIET_WHOLE
+    );
+}

@@ -1,48 +1,23 @@
 //! What changed between the objects of the last time and those of now.
 //!
-//! An object that did not change is the same `Arc`, so two listings of ten thousand are compared in a walk of pointers.
+//! An object that did not change is the same `Arc`, and listings share what they have in common: of two listings of ten
+//! thousand only the parts that changed are compared.
 
-use std::cmp::Ordering;
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::reading::Dep;
 use super::service::{same_shape, service_of};
 use super::{Item, Objects, Translator};
-use crate::model::ObjectName;
+use crate::model::{ObjectName, Shards};
 
 /// One difference: the name, what was there, what is there.
 type Difference<T> = (ObjectName, Option<Arc<T>>, Option<Arc<T>>);
 
 /// Brings `old` up to `new` and says how they differed.
-fn catch_up<T>(old: &mut BTreeMap<ObjectName, Arc<T>>, new: &BTreeMap<ObjectName, Arc<T>>) -> Vec<Difference<T>> {
-    let mut differences: Vec<Difference<T>> = Vec::new();
-    let (mut left, mut right) = (old.iter().peekable(), new.iter().peekable());
-    loop {
-        // The same object has the same name, so that names need no look.
-        let order = match (left.peek(), right.peek()) {
-            (None, None) => break,
-            (Some(_), None) => Ordering::Less,
-            (None, Some(_)) => Ordering::Greater,
-            (Some((_, one)), Some((_, two))) if Arc::ptr_eq(one, two) => {
-                left.next();
-                right.next();
-                continue;
-            }
-            (Some((one, _)), Some((two, _))) => one.cmp(two),
-        };
-        let one = if order.is_le() { left.next() } else { None };
-        let two = if order.is_ge() { right.next() } else { None };
-        let Some(name) = one.or(two).map(|(name, _)| name.clone()) else { break };
-        differences.push((name, one.map(|(_, object)| object.clone()), two.map(|(_, object)| object.clone())));
-    }
-    for (name, _, now) in &differences {
-        match now {
-            Some(object) => old.insert(name.clone(), object.clone()),
-            None => old.remove(name),
-        };
-    }
-    differences
+fn catch_up<T>(old: &mut Shards<ObjectName, Arc<T>>, new: &Shards<ObjectName, Arc<T>>) -> Vec<Difference<T>> {
+    let before = std::mem::replace(old, new.clone());
+    let differences = before.differences(new, Arc::ptr_eq).into_iter();
+    differences.map(|it| (it.key.clone(), it.old.cloned(), it.new.cloned())).collect()
 }
 
 impl Translator {

@@ -70,8 +70,8 @@ impl Default for Options {
 pub struct Translation {
     /// The desired state.
     pub model: Model,
-    /// What the owners are told, sorted, each once.
-    pub verdicts: Vec<Verdict>,
+    /// What the owners are told, sorted, each once. The very same as the last time if nothing about it changed.
+    pub verdicts: Arc<Vec<Verdict>>,
 }
 
 /// Something that is derived by itself.
@@ -108,6 +108,8 @@ pub struct Translator {
     read_by: HashMap<Item, Vec<Dep>>,
     /// Only items that have something to tell.
     findings: BTreeMap<Item, Vec<Verdict>>,
+    /// All of `findings`, until one of them changes.
+    verdicts: Option<Arc<Vec<Verdict>>>,
 
     slices: SlicesOf,
     certificates: Certificates,
@@ -122,6 +124,8 @@ pub struct Translator {
     /// Certificates by who presents them: age first, so that the oldest wins.
     bindings: BTreeMap<(i64, Item), Vec<(Bind, CertificateBinding)>>,
     bindings_changed: bool,
+    /// Nobody reads some Secret any more.
+    secrets_unread: bool,
     model: Model,
 }
 
@@ -135,6 +139,7 @@ impl Translator {
             readers: HashMap::new(),
             read_by: HashMap::new(),
             findings: BTreeMap::new(),
+            verdicts: None,
             slices: SlicesOf::new(),
             certificates: Certificates::default(),
             plans: Plans::new(),
@@ -145,6 +150,7 @@ impl Translator {
             claims: Claims::new(),
             bindings: BTreeMap::new(),
             bindings_changed: false,
+            secrets_unread: false,
             model: Model::default(),
         }
     }
@@ -159,14 +165,25 @@ impl Translator {
         self.derive_backends(objects);
         self.settle_hosts();
         self.settle_entries();
-        let readers = &self.readers;
-        self.certificates.retain(|dep| readers.contains_key(dep));
-        let mut verdicts: Vec<Verdict> = self.findings.values().flatten().cloned().collect();
-        verdicts.sort_unstable();
-        verdicts.dedup();
+        if std::mem::take(&mut self.secrets_unread) {
+            let readers = &self.readers;
+            self.certificates.retain(|dep| readers.contains_key(dep));
+        }
+        let verdicts = self.verdicts();
         let mut model = self.model.clone();
         preview_host::add(&mut model);
         Translation { model, verdicts }
+    }
+
+    fn verdicts(&mut self) -> Arc<Vec<Verdict>> {
+        let findings = &self.findings;
+        let gather = || {
+            let mut verdicts: Vec<Verdict> = findings.values().flatten().cloned().collect();
+            verdicts.sort_unstable();
+            verdicts.dedup();
+            Arc::new(verdicts)
+        };
+        self.verdicts.get_or_insert_with(gather).clone()
     }
 
     /// The short path: endpoints of the backends that depend on these Services (of a color: on its child Service),
@@ -316,6 +333,9 @@ impl Translator {
                 self.dirty.insert(Item::Backend(key.clone()));
             }
         }
+        if before.created == part.created && same_bindings(&before.certificates, &part.certificates) {
+            return;
+        }
         if !before.certificates.is_empty() {
             self.bindings.remove(&(before.created, item.clone()));
             self.bindings_changed = true;
@@ -366,12 +386,13 @@ impl Translator {
         }
         if std::mem::take(&mut self.bindings_changed) {
             for entry in self.model.entries.values_mut() {
-                entry.certificates.clear();
+                entry.certificates = Arc::default();
             }
             let mut taken = HashSet::new();
             for (bind, binding) in self.bindings.values().flatten() {
                 if taken.insert((*bind, binding.host.clone())) {
-                    self.model.entries.entry(*bind).or_default().certificates.push(binding.clone());
+                    let entry = self.model.entries.entry(*bind).or_default();
+                    Arc::make_mut(&mut entry.certificates).push(binding.clone());
                 }
             }
         }
@@ -427,7 +448,9 @@ impl Translator {
         for dep in self.read_by.remove(item).unwrap_or_default() {
             self.unread(&dep, item);
         }
-        self.findings.remove(item);
+        if self.findings.remove(item).is_some() {
+            self.verdicts = None;
+        }
     }
 
     fn unread(&mut self, dep: &Dep, item: &Item) {
@@ -435,17 +458,29 @@ impl Translator {
             readers.remove(item);
             if readers.is_empty() {
                 self.readers.remove(dep);
+                self.secrets_unread |= matches!(dep, Dep::Secret(_));
             }
         }
     }
 
     fn tell(&mut self, item: Item, verdicts: Vec<Verdict>) {
-        if verdicts.is_empty() {
-            self.findings.remove(&item);
-        } else {
-            self.findings.insert(item, verdicts);
+        if self.findings.get(&item).map_or(&[][..], Vec::as_slice) == verdicts {
+            return;
         }
+        self.verdicts = None;
+        match verdicts.is_empty() {
+            true => self.findings.remove(&item),
+            false => self.findings.insert(item, verdicts),
+        };
     }
+}
+
+/// Whether two lists say the same by the very same certificates.
+fn same_bindings(one: &[(Bind, CertificateBinding)], two: &[(Bind, CertificateBinding)]) -> bool {
+    let same = |one: &CertificateBinding, two: &CertificateBinding| {
+        one.host == two.host && Arc::ptr_eq(&one.certificate, &two.certificate)
+    };
+    one.len() == two.len() && one.iter().zip(two).all(|(one, two)| one.0 == two.0 && same(&one.1, &two.1))
 }
 
 /// Lets routes that came out as before be the very same, so that they are not compiled again.

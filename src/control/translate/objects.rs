@@ -2,7 +2,6 @@
 //!
 //! Each is behind an `Arc`: an object that did not change keeps its identity, and whatever was derived from it is reused.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use gateway_api::apis::standard::gatewayclasses::GatewayClass;
@@ -13,14 +12,14 @@ use k8s_openapi::api::core::v1::{ConfigMap, Endpoints, Secret, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
 
-use crate::model::{ObjectName, ObjectRef};
+use crate::model::{ObjectName, ObjectRef, Shards};
 
 macro_rules! kinds {
     ($($(#[$doc:meta])* $field:ident: $kind:ident,)*) => {
         /// All objects, by kind and name.
         #[derive(Clone, Debug, Default)]
         pub struct Objects {
-            $($(#[$doc])* pub $field: BTreeMap<ObjectName, Arc<$kind>>,)*
+            $($(#[$doc])* pub $field: Shards<ObjectName, Arc<$kind>>,)*
         }
 
         /// One object of a kind that Weir understands.

@@ -1,6 +1,7 @@
 //! The host of `weir.dev/preview`: whatever routes lead to the Service elsewhere lead to it at that host too, so that the
 //! owner of the annotation needs no second route.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::model::{HostPattern, Model, Route, Target};
@@ -20,7 +21,10 @@ pub(super) fn add(model: &mut Model) {
                     .any(|share| matches!(&share.target, Target::Backend(key) if key.service == switch.service))
             };
             let mut found: Vec<Arc<Route>> = Vec::new();
-            for route in entry.hosts.values().flatten().filter(|route| leads_there(route)) {
+            // In the order of the hosts, so that the same one always counts.
+            let leading: BTreeMap<_, _> =
+                entry.hosts.iter().filter(|(_, routes)| routes.iter().any(leads_there)).collect();
+            for route in leading.into_values().flatten().filter(|route| leads_there(route)) {
                 // The same match at several hosts is needed once.
                 if !found.iter().any(|known| known.matches == route.matches) {
                     found.push(route.clone());
@@ -29,9 +33,10 @@ pub(super) fn add(model: &mut Model) {
             if found.is_empty() {
                 continue;
             }
-            let here = entry.hosts.entry(host.clone()).or_default();
+            let mut here = entry.hosts.get(&host).cloned().unwrap_or_default();
             found.retain(|route| !here.iter().any(|known| known.matches == route.matches));
             here.extend(found);
+            entry.hosts.insert(host.clone(), here);
         }
     }
 }

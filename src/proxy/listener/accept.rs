@@ -131,20 +131,7 @@ impl Listener {
     }
 
     fn welcome(self: &Rc<Self>, stream: TcpStream, peer: SocketAddr) {
-        let limit = self.context.options.limits.connections_per_address;
-        if limit != 0 {
-            let mut counts = self.per_address.borrow_mut();
-            let count = counts.entry(peer.ip()).or_insert(0);
-            if *count >= limit {
-                self.counters.refused.add(1);
-                return;
-            }
-            *count += 1;
-        }
-        self.counters.accepted.add(1);
-        self.counters.open.add(1);
-        self.shared.connections.fetch_add(1, Ordering::Relaxed);
-        let guard = Guard { listener: self.clone(), peer: peer.ip() };
+        let Some(guard) = self.admit(peer.ip()) else { return };
         // A connection may wait for a request for minutes, and there are many of those: what it needs only to begin, or
         // only for HTTP/2, has a box that is gone or not made by then. What is left is held small by tests/it/limits.rs.
         let arriving = Box::pin(self.clone().arrive(stream, peer));
@@ -158,6 +145,24 @@ impl Listener {
             let (io, input) = connection.into_parts();
             Box::pin(serve_h2::serve(context, counters, origin, io, input)).await;
         });
+    }
+
+    /// A place for a connection of this client; none when it has too many.
+    fn admit(self: &Rc<Self>, peer: IpAddr) -> Option<Guard> {
+        let limit = self.context.options.limits.connections_per_address;
+        if limit != 0 {
+            let mut counts = self.per_address.borrow_mut();
+            let count = counts.entry(peer).or_insert(0);
+            if *count >= limit {
+                self.counters.refused.add(1);
+                return None;
+            }
+            *count += 1;
+        }
+        self.counters.accepted.add(1);
+        self.counters.open.add(1);
+        self.shared.connections.fetch_add(1, Ordering::Relaxed);
+        Some(Guard { listener: self.clone(), peer })
     }
 
     /// Finds out who is there and what is spoken. None: refused, or gone.
@@ -224,7 +229,7 @@ impl Arrived {
     }
 }
 
-/// Counts a connection as open until it is dropped, also by a panic.
+/// Holds the places of a connection until it is dropped, also by a panic.
 struct Guard {
     listener: Rc<Listener>,
     peer: IpAddr,
@@ -232,9 +237,6 @@ struct Guard {
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        if std::thread::panicking() {
-            self.listener.context.counters.panics.add(1);
-        }
         self.listener.counters.open.sub(1);
         self.listener.shared.connections.fetch_sub(1, Ordering::Relaxed);
         if self.listener.context.options.limits.connections_per_address != 0 {
@@ -283,5 +285,50 @@ async fn proxy_header(stream: &TcpStream) -> Option<Option<(SocketAddr, SocketAd
             // The rest has not arrived; peeking again at once would find the same.
             proxy_protocol::Header::Partial => tokio::time::sleep(Duration::from_millis(5)).await,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Bind, Protocol};
+    use crate::proxy::options::{Limits, Options};
+    use crate::telemetry::access_log::Logger;
+    use crate::telemetry::stats::Registry;
+
+    #[test]
+    fn a_connection_that_panics_gives_back_its_places() {
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_io().build_local(Default::default()).unwrap();
+        let limits = Limits { connections_per_address: 1, ..Limits::default() };
+        let options = Arc::new(Options { limits, ..Options::default() });
+        let shard = Registry::new(1, &[]).shard(0);
+        let context = Context::new(options, Arc::default(), shard, Arc::default(), Logger::off(), 1);
+        let spec = Spec {
+            bind: Bind::Http,
+            name: "http".into(),
+            address: ([127, 0, 0, 1], 0).into(),
+            protocol: Protocol::Http,
+            proxy_protocol: false,
+        };
+        let shared = Arc::<Shared>::default();
+        let listener = Listener::new(&context, spec, shared.clone(), None);
+        let peer = IpAddr::from([127, 0, 0, 1]);
+        runtime.block_on(async {
+            for _ in 0..3 {
+                let guard = listener.admit(peer).unwrap();
+                assert!(listener.admit(peer).is_none(), "one connection at a time");
+                assert_eq!((listener.counters.open.value(), shared.connections.load(Ordering::Relaxed)), (1, 1));
+                context.spawn(async move {
+                    let _guard = guard;
+                    panic!("as provoked");
+                });
+                while listener.counters.open.value() > 0 {
+                    tokio::task::yield_now().await;
+                }
+            }
+        });
+        assert_eq!(shared.connections.load(Ordering::Relaxed), 0);
+        assert_eq!((listener.counters.refused.value(), context.counters.panics.value()), (3, 3));
     }
 }

@@ -20,11 +20,13 @@ use crate::proxy::request::{
     Context, Ending, FaultError, LocalExecutor, Origin, RequestBody, ResponseBody, Running, Watch, handle, map_of,
     refuse,
 };
+use crate::proxy::wire::frames::Sentinel;
 use crate::proxy::wire::io::Io;
 use crate::proxy::wire::parse::is_authority;
 use crate::proxy::wire::pump::BodySource;
 use crate::proxy::wire::stream::HyperIo;
 use crate::proxy::wire::{Headers, Name, RequestHead, Version};
+use crate::telemetry::clock;
 use crate::telemetry::gauges::ListenerCounters;
 
 /// Between two signs of life asked from a quiet client, and how long it has for each.
@@ -51,7 +53,8 @@ pub(super) async fn serve(
         .max_local_error_reset_streams(limits.local_resets)
         .keep_alive_interval(PING)
         .keep_alive_timeout(PING);
-    let stream = HyperIo::new(io, input);
+    let sentinel = Sentinel::new(limits.overhead, limits.header_list, context.now());
+    let stream = HyperIo::watched(io, input, sentinel, clock::now);
     let progress = stream.progress();
     let active = Rc::new(Cell::new(0usize));
     let responses = Responses::default();
@@ -110,6 +113,9 @@ pub(super) async fn serve(
         Poll::Pending
     })
     .await;
+    if let Some(flood) = progress.flood() {
+        counters.floods[flood as usize].add(1);
+    }
 }
 
 /// A stream that is being served.
@@ -151,7 +157,10 @@ async fn answer(
                 refuse(context, &mut running, Fault::BodyTooLarge)
             } else {
                 let body = RequestBody::h2(context, incoming, length);
-                Box::pin(handle(context, origin, &mut running, None, body)).await
+                match nothing_promised(body).await {
+                    Ok(body) => Box::pin(handle(context, origin, &mut running, None, body)).await,
+                    Err(fault) => refuse(context, &mut running, fault),
+                }
             }
         }
         Err(fault) => refuse(context, &mut running, fault),
@@ -192,6 +201,19 @@ async fn answer(
     response
 }
 
+/// A body of no bytes is waited for, so that no backend acts on a request whose stream then has some (RFC 9113 section
+/// 8.1.1). Any other body is passed on as it comes.
+async fn nothing_promised(mut body: RequestBody) -> Result<RequestBody, Fault> {
+    if body.length == Some(0) && !body.is_empty() {
+        match std::future::poll_fn(|cx| body.poll_read(cx, &mut [0])).await {
+            Ok(0) => {}
+            Ok(_) => return Err(Fault::BadRequest),
+            Err(fault) => return Err(fault),
+        }
+    }
+    Ok(body)
+}
+
 /// Checks and takes over what hyper has read. Returns the length of the body, if it was announced.
 fn take_head(parts: &http::request::Parts, head: &mut RequestHead, most_fields: usize) -> Result<Option<u64>, Fault> {
     head.clear();
@@ -203,6 +225,11 @@ fn take_head(parts: &http::request::Parts, head: &mut RequestHead, most_fields: 
     // Every crumb of a cookie counts (RFC 9113 section 8.2.3 lets a client split it).
     if parts.headers.len() > most_fields {
         return Err(Fault::HeaderTooLarge);
+    }
+    // hyper takes any word. What is not HTTP would be forwarded as if it were.
+    let scheme = parts.uri.scheme_str().unwrap_or("http");
+    if !scheme.eq_ignore_ascii_case("http") && !scheme.eq_ignore_ascii_case("https") {
+        return Err(Fault::BadRequest);
     }
     let path = parts.uri.path();
     if path == "*" && parts.method != http::Method::OPTIONS
@@ -420,5 +447,17 @@ impl Body for OutgoingBody {
             _ if self.done => SizeHint::with_exact(0),
             _ => SizeHint::default(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::proxy::wire::frames::Flood;
+    use crate::telemetry::gauges::FLOODS;
+
+    #[test]
+    fn floods_are_counted_under_their_names() {
+        assert_eq!(Flood::ALL.map(Flood::code), FLOODS);
+        assert!(Flood::ALL.iter().enumerate().all(|(index, flood)| *flood as usize == index));
     }
 }

@@ -105,12 +105,14 @@ fn only(headers: &Headers, name: Name) -> Option<&[u8]> {
 /// still what the client sent.
 pub fn write(head: &mut RequestHead, arrival: &Arrival, extra: Extra, random: u128) {
     let headers = &mut head.headers;
+    let peer = AddressText::of(arrival.peer);
     if arrival.trusted && headers.may_have(Name::XForwardedFor) {
-        append_or_set(headers, Name::XForwardedFor, &Text::of(arrival.peer));
+        append_or_set(headers, Name::XForwardedFor, peer.bytes());
     } else {
-        put(headers, Name::XForwardedFor, |out| put_address(out, arrival.peer));
+        put(headers, Name::XForwardedFor, |out| out.extend_from_slice(peer.bytes()));
     }
-    put(headers, Name::XRealIp, |out| put_address(out, arrival.client));
+    let client = if arrival.client == arrival.peer { peer } else { AddressText::of(arrival.client) };
+    put(headers, Name::XRealIp, |out| out.extend_from_slice(client.bytes()));
     if !(arrival.trusted && proto(headers).is_some()) {
         let scheme: &[u8] = if arrival.https { b"https" } else { b"http" };
         put(headers, Name::XForwardedProto, |out| out.extend_from_slice(scheme));
@@ -166,18 +168,49 @@ fn append_or_set(headers: &mut Headers, name: Name, element: &[u8]) {
     headers.set(name.text(), &list);
 }
 
-/// An address as text. This is done for every request; the general way to format costs more than the rest of the field.
-fn put_address(out: &mut Vec<u8>, address: IpAddr) {
-    match address {
-        IpAddr::V4(address) => {
-            let [first, rest @ ..] = address.octets();
-            put_decimal(out, first.into());
-            for octet in rest {
-                out.push(b'.');
-                put_decimal(out, octet.into());
+/// An address as text. This is done for every request; the general way to format an IPv4 address costs more than all the
+/// rest of its field.
+struct AddressText {
+    /// Long enough for `ffff:ffff:ffff:ffff:ffff:ffff:255.255.255.255`.
+    bytes: [u8; 46],
+    length: usize,
+}
+
+impl AddressText {
+    fn of(address: IpAddr) -> Self {
+        let mut text = Self { bytes: [0; 46], length: 0 };
+        match address {
+            IpAddr::V4(address) => {
+                for octet in address.octets() {
+                    if text.length > 0 {
+                        text.push(b'.');
+                    }
+                    if octet >= 100 {
+                        text.push(b'0' + octet / 100);
+                    }
+                    if octet >= 10 {
+                        text.push(b'0' + octet / 10 % 10);
+                    }
+                    text.push(b'0' + octet % 10);
+                }
+            }
+            IpAddr::V6(address) => {
+                let formatted = Text::of(address);
+                text.length = formatted.len().min(text.bytes.len());
+                text.bytes[..text.length].copy_from_slice(&formatted[..text.length]);
             }
         }
-        IpAddr::V6(_) => out.extend_from_slice(&Text::of(address)),
+        text
+    }
+
+    #[inline]
+    fn push(&mut self, byte: u8) {
+        self.bytes[self.length] = byte;
+        self.length += 1;
+    }
+
+    fn bytes(&self) -> &[u8] {
+        &self.bytes[..self.length]
     }
 }
 
@@ -347,10 +380,9 @@ mod tests {
         for _ in 0..1_000 {
             let bits = random.u128(..);
             assert_eq!(hex_digits(bits), *format!("{bits:032x}").as_bytes());
-            let address = IpAddr::from((bits as u32).to_be_bytes());
-            let mut out = Vec::new();
-            put_address(&mut out, address);
-            assert_eq!(out, address.to_string().as_bytes());
+            for address in [IpAddr::from((bits as u32).to_be_bytes()), IpAddr::from(bits.to_be_bytes())] {
+                assert_eq!(AddressText::of(address).bytes(), address.to_string().as_bytes());
+            }
         }
         for number in 0..=u16::MAX {
             let mut out = Vec::new();

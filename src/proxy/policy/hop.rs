@@ -54,6 +54,13 @@ pub fn strip_request(head: &mut RequestHead, underscores: Underscores) -> Result
     Ok(hop)
 }
 
+/// Removes from the trailers of a request what a backend that merges them into the headers must not take from a client:
+/// the fields that `Connection` could not remove either (RFC 9110 section 6.5.1).
+pub fn strip_request_trailers(trailers: &mut Headers, underscores: Underscores) {
+    trailers
+        .retain(|field| !is_protected(field.name) && (underscores == Underscores::Keep || !field.name.contains(&b'_')));
+}
+
 /// Removes what ends here from a response. What a backend names in `Connection` is believed: it could have left the field
 /// out itself. A `Content-Length` stays, for it says how the message is framed.
 pub fn strip_response(head: &mut ResponseHead) -> Hop {
@@ -233,6 +240,20 @@ mod tests {
         let mut kept = head(&fields);
         strip_request(&mut kept, Underscores::Keep).unwrap();
         assert_eq!(names(&kept.headers).len(), 3);
+    }
+
+    #[test]
+    fn trailers_cannot_say_who_asks() {
+        let mut trailers = Headers::default();
+        for name in ["x-sum", "x_sum", "X-Forwarded-Ssl", "x-request-id", "X_Real_IP", "cookie", "grpc-status"] {
+            trailers.append(name.as_bytes(), b"1");
+        }
+        let mut kept = Headers::default();
+        kept.append(b"x_sum", b"1");
+        strip_request_trailers(&mut trailers, Underscores::Drop);
+        strip_request_trailers(&mut kept, Underscores::Keep);
+        assert_eq!(names(&trailers), ["x-sum", "grpc-status"]);
+        assert_eq!(names(&kept), ["x_sum"]);
     }
 
     #[test]

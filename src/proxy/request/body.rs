@@ -12,6 +12,7 @@ use super::attempt::Attempt;
 use super::context::Context;
 use super::upstream_h2;
 use crate::proxy::fault::Fault;
+use crate::proxy::policy::hop;
 use crate::proxy::wire::buffers::with_scratch;
 use crate::proxy::wire::chunked::may_trail;
 use crate::proxy::wire::client::Exchange;
@@ -264,11 +265,13 @@ impl BodySource for RequestBody {
     }
 
     fn trailers(&mut self) -> Option<Headers> {
-        match &mut self.source {
-            Source::H1(body) => body.trailers(),
-            Source::H2(body) => body.take_trailers(),
-            Source::Empty | Source::Bytes(_) => None,
-        }
+        let mut trailers = match &mut self.source {
+            Source::H1(body) => body.trailers()?,
+            Source::H2(body) => body.take_trailers()?,
+            Source::Empty | Source::Bytes(_) => return None,
+        };
+        hop::strip_request_trailers(&mut trailers, self.context.underscores());
+        (!trailers.is_empty()).then_some(trailers)
     }
 }
 

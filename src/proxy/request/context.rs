@@ -11,6 +11,7 @@ use super::exchange::Exchange;
 use super::upstream_h2::Senders;
 use crate::proxy::backend::pool::Pools;
 use crate::proxy::options::Options;
+use crate::proxy::policy::hop::Underscores;
 use crate::proxy::snapshot::Published;
 use crate::proxy::wire::timers::Timers;
 use crate::telemetry::access_log::Logger;
@@ -55,6 +56,15 @@ pin_project_lite::pin_project! {
         context: Rc<Context>,
         #[pin]
         future: F,
+    }
+
+    impl<F> PinnedDrop for Task<F> {
+        fn drop(this: Pin<&mut Self>) {
+            // The runtime catches a panic of the future and drops the task while it unwinds: the task ends, nothing else.
+            if std::thread::panicking() {
+                this.context.counters.panics.add(1);
+            }
+        }
     }
 }
 
@@ -122,6 +132,11 @@ impl Context {
         self.senders.borrow_mut().sweep();
     }
 
+    /// What is done with names that contain an underscore.
+    pub(super) fn underscores(&self) -> Underscores {
+        if self.options.keep_underscores { Underscores::Keep } else { Underscores::Drop }
+    }
+
     pub(super) fn take_exchange(&self) -> Box<Exchange> {
         self.spare.borrow_mut().pop().unwrap_or_else(|| Box::new(Exchange::new(self.timers.timer())))
     }
@@ -131,5 +146,36 @@ impl Context {
         if spare.len() < SPARE {
             spare.push(exchange);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::telemetry::stats::Registry;
+
+    #[test]
+    fn a_panic_ends_its_own_task_and_is_counted() {
+        let runtime = tokio::runtime::Builder::new_current_thread().build_local(Default::default()).unwrap();
+        let shard = Registry::new(1, &[]).shard(0);
+        let context = Context::new(Arc::default(), Arc::default(), shard, Arc::default(), Logger::off(), 1);
+        let done = Rc::new(Cell::new(0));
+        runtime.block_on(async {
+            for number in 0..10 {
+                let done = done.clone();
+                context.spawn(async move {
+                    // Some before their first wait, some after it.
+                    if number % 2 == 0 {
+                        tokio::task::yield_now().await;
+                    }
+                    assert!(number % 3 != 0, "as provoked");
+                    done.set(done.get() + 1);
+                });
+            }
+            while Rc::strong_count(&done) > 1 {
+                tokio::task::yield_now().await;
+            }
+        });
+        assert_eq!((done.get(), context.counters.panics.value()), (6, 4));
     }
 }

@@ -93,8 +93,7 @@ fn admit(context: &Context, exchange: &mut Exchange) -> Result<(), Fault> {
     if path::normalise(head.path_bytes(), slashes, &mut normal)? == path::Form::Changed {
         head.set_path(std::str::from_utf8(&normal).map_err(|_| Fault::BadRequest)?);
     }
-    let underscores = if options.keep_underscores { hop::Underscores::Keep } else { hop::Underscores::Drop };
-    let hop = hop::strip_request(head, underscores)?;
+    let hop = hop::strip_request(head, context.underscores())?;
     head.trailers_wanted = hop.te_trailers;
     Ok(())
 }

@@ -23,7 +23,7 @@ pub use exchange::{Exchange, Origin, Running};
 pub use handle::handle;
 pub use prewarm::Warmed;
 pub use reply::refuse;
-pub use reply::{After, write_head};
+pub use reply::{After, write_head, write_request};
 pub use upgrade::{Upgraded, tunnel};
 pub use upstream_h2::{FaultError, map_of};
 pub use watch::{Ending, Watch};

@@ -16,7 +16,7 @@ use crate::proxy::wire::server::Connection;
 use crate::proxy::wire::{Name, RequestHead, ResponseHead, Version};
 
 /// Writes the head of a request to a backend.
-pub(super) fn write_request(out: &mut Out<'_>, head: &RequestHead, coding: Coding, upgrade: Option<&[u8]>) {
+pub fn write_request(out: &mut Out<'_>, head: &RequestHead, coding: Coding, upgrade: Option<&[u8]>) {
     head.write_start(out);
     head.headers.write_to(out);
     match coding {

@@ -23,7 +23,7 @@ use super::hosts::ByHost;
 pub struct CertificateTable {
     bindings: ByHost<Binding>,
     /// As in the model, to tell whether the table is still good.
-    source: Vec<(HostPattern, u64)>,
+    source: Arc<Vec<CertificateBinding>>,
 }
 
 /// A certificate and the names it is presented for.
@@ -77,17 +77,23 @@ impl CertificateTable {
         self.bindings.values()
     }
 
-    pub(super) fn is_of(&self, bindings: &[CertificateBinding]) -> bool {
-        self.source.len() == bindings.len()
-            && self.source.iter().zip(bindings).all(|(a, b)| a.0 == b.host && a.1 == b.certificate.fingerprint)
+    pub(super) fn is_of(&self, bindings: &Arc<Vec<CertificateBinding>>) -> bool {
+        let same = |(a, b): (&CertificateBinding, &CertificateBinding)| {
+            a.host == b.host && a.certificate.fingerprint == b.certificate.fingerprint
+        };
+        Arc::ptr_eq(&self.source, bindings)
+            || (self.source.len() == bindings.len() && self.source.iter().zip(&**bindings).all(same))
     }
 
     /// Of two bindings of one pattern the first wins. One whose content is unusable keeps the last good one of its
     /// pattern; translation has checked the content and told the owner.
-    pub(super) fn new(bindings: &[CertificateBinding], keys: &mut Keys, previous: Option<&CertificateTable>) -> Self {
-        let mut table = Self::default();
-        for CertificateBinding { host, certificate } in bindings {
-            table.source.push((host.clone(), certificate.fingerprint));
+    pub(super) fn new(
+        bindings: &Arc<Vec<CertificateBinding>>,
+        keys: &mut Keys,
+        previous: Option<&CertificateTable>,
+    ) -> Self {
+        let mut table = Self { source: bindings.clone(), ..Self::default() };
+        for CertificateBinding { host, certificate } in &**bindings {
             if table.bindings.of(host).is_some() {
                 continue;
             }

@@ -1,14 +1,16 @@
 //! From the model to a snapshot. What did not change is shared with the snapshot before, not built again.
 //!
 //! Runs on the control thread, under the control loop's hand alone. The cost of one changed route among ten thousand hosts
-//! is a comparison of pointers per host and a copy of the host table's pointers.
+//! is that of the parts of the maps in which it stands: some dozens of hosts.
 
 use std::collections::HashSet;
 use std::sync::Arc;
 
 use foldhash::fast::RandomState;
 
-use crate::model::{self, BackendKey, Bind, Entry, Filter, Model, Rule, Target, WeightedBackend};
+use crate::model::{
+    self, BackendKey, Bind, Entry, Filter, HostPattern, Model, Route, Rule, Shards, Target, WeightedBackend,
+};
 
 use super::hosts::ByHost;
 use super::live::Live;
@@ -43,7 +45,7 @@ fn compile_entry(
     before: Option<&Arc<EntryTable>>,
     replaced: &BackendKeys,
 ) -> Arc<EntryTable> {
-    let hosts = compile_hosts(entry, live, before.map(|table| &table.hosts), replaced);
+    let hosts = compile_hosts(entry, live, before, replaced);
     let resolver = live.resolver(bind);
     let current = resolver.table();
     let certificates = if current.is_of(&entry.certificates) {
@@ -60,54 +62,55 @@ fn compile_entry(
     {
         return before.clone();
     }
-    Arc::new(EntryTable { protocol: entry.protocol, resolver, certificates, hosts })
+    Arc::new(EntryTable { protocol: entry.protocol, resolver, certificates, hosts, source: entry.hosts.clone() })
 }
 
+/// The tables of all hosts. Those of the last time stay, but for hosts of which routes changed, and for those whose routes
+/// lead to what was replaced.
 fn compile_hosts(
     entry: &Entry,
     live: &mut Live,
-    before: Option<&Arc<ByHost<Arc<HostTable>>>>,
+    before: Option<&Arc<EntryTable>>,
     replaced: &BackendKeys,
 ) -> Arc<ByHost<Arc<HostTable>>> {
-    let Some(before) = before else {
-        let mut hosts = ByHost::with_capacity(entry.hosts.len());
-        for (pattern, routes) in &entry.hosts {
-            let table = HostTable::new(pattern.clone(), routes, |rule| live.rule(rule));
-            hosts.insert(pattern, Arc::new(table));
-        }
-        return Arc::new(hosts);
-    };
-    let mut changed = Vec::new();
-    let mut kept = 0;
-    for (pattern, routes) in &entry.hosts {
-        match before.of(pattern) {
-            Some(table) if table.is_of(routes) && !uses(table, replaced) => kept += 1,
-            known => {
-                kept += usize::from(known.is_some());
+    let nothing = Shards::default();
+    let differences =
+        before.map_or(&nothing, |table| &table.source).differences(&entry.hosts, |one, two| same_routes(one, two));
+    let mut again: Vec<(&HostPattern, Option<&Vec<Arc<Route>>>)> =
+        differences.iter().map(|difference| (difference.key, difference.new)).collect();
+    if let Some(before) = before
+        && !replaced.is_empty()
+    {
+        let changed: HashSet<&HostPattern, RandomState> = again.iter().map(|(pattern, _)| *pattern).collect();
+        let stale = before.hosts.values().filter(|table| uses(table, replaced) && !changed.contains(&table.pattern));
+        again.extend(stale.map(|table| (&table.pattern, entry.hosts.get(&table.pattern))));
+    }
+    if let Some(before) = before
+        && again.is_empty()
+    {
+        return before.hosts.clone();
+    }
+    let mut hosts = before.map_or_else(ByHost::default, |table| ByHost::clone(&table.hosts));
+    for (pattern, routes) in again {
+        match routes {
+            Some(routes) => {
                 let table = HostTable::new(pattern.clone(), routes, |rule| live.rule(rule));
-                changed.push((pattern, Arc::new(table)));
+                hosts.insert(pattern, Arc::new(table));
             }
-        }
-    }
-    let some_are_gone = kept < before.len();
-    if changed.is_empty() && !some_are_gone {
-        return before.clone();
-    }
-    let mut hosts = ByHost::clone(before);
-    for (pattern, table) in changed {
-        hosts.insert(pattern, table);
-    }
-    if some_are_gone {
-        for table in before.values().filter(|table| !entry.hosts.contains_key(&table.pattern)) {
-            hosts.remove(&table.pattern);
+            None => {
+                hosts.remove(pattern);
+            }
         }
     }
     Arc::new(hosts)
 }
 
+fn same_routes(one: &[Arc<Route>], two: &[Arc<Route>]) -> bool {
+    one.len() == two.len() && one.iter().zip(two).all(|(one, two)| Arc::ptr_eq(one, two))
+}
+
 fn uses(table: &HostTable, replaced: &BackendKeys) -> bool {
-    !replaced.is_empty()
-        && table.candidates().iter().any(|candidate| targets(&candidate.rule.source).any(|key| replaced.contains(key)))
+    table.candidates().iter().any(|candidate| targets(&candidate.rule.source).any(|key| replaced.contains(key)))
 }
 
 /// Every backend that a rule sends anything to.

@@ -1,22 +1,90 @@
 //! Finds what belongs to a host name: the exact name, then wildcards from the longest ending, then what is for every name.
 //!
-//! Used for routes and for certificates. Built by compile, never changed afterwards; a look-up allocates nothing.
+//! Used for routes and for certificates. Built by compile, never changed afterwards; a look-up allocates nothing. Exact
+//! names stand in parts that copies share: changing one of ten thousand copies a few dozen.
 
 use std::collections::HashMap;
+use std::hash::BuildHasher;
 use std::sync::Arc;
 
 use foldhash::fast::RandomState;
+use hashbrown::HashTable;
 
 use crate::model::{HostPattern, Labels};
 
 /// Values by host pattern.
 #[derive(Clone, Debug)]
 pub struct ByHost<T> {
-    exact: HashMap<Arc<str>, T, RandomState>,
+    exact: Exact<T>,
     wildcards: HashMap<Arc<str>, Wildcard<T>, RandomState>,
     /// Never less than the length of any ending in `wildcards`. Bounds the work that a long foreign name can cause.
     longest_suffix: usize,
     any: Option<T>,
+}
+
+/// A part of ten thousand names has forty.
+const PARTS: usize = 256;
+
+/// Values by exact name.
+#[derive(Clone, Debug)]
+struct Exact<T> {
+    hasher: RandomState,
+    /// By the upper bits of the hash of the name.
+    parts: Box<[Arc<Part<T>>]>,
+    len: usize,
+}
+
+type Part<T> = HashTable<(Arc<str>, T)>;
+
+impl<T> Default for Exact<T> {
+    fn default() -> Self {
+        Self { hasher: RandomState::default(), parts: Box::default(), len: 0 }
+    }
+}
+
+impl<T> Exact<T> {
+    #[inline]
+    fn get(&self, name: &str) -> Option<&T> {
+        let hash = self.hasher.hash_one(name);
+        // Without any name there is no part.
+        let part = self.parts.get(part_of(hash))?;
+        part.find(hash, |(key, _)| **key == *name).map(|(_, value)| value)
+    }
+
+    fn values(&self) -> impl Iterator<Item = &T> {
+        self.parts.iter().flat_map(|part| part.iter()).map(|(_, value)| value)
+    }
+}
+
+impl<T: Clone> Exact<T> {
+    fn insert(&mut self, name: &Arc<str>, value: T) -> Option<T> {
+        if self.parts.is_empty() {
+            self.parts = (0..PARTS).map(|_| Arc::default()).collect();
+        }
+        let hasher = &self.hasher;
+        let hash = hasher.hash_one(&**name);
+        let part = Arc::make_mut(&mut self.parts[part_of(hash)]);
+        if let Some((_, known)) = part.find_mut(hash, |(key, _)| key == name) {
+            return Some(std::mem::replace(known, value));
+        }
+        part.insert_unique(hash, (name.clone(), value), |(key, _)| hasher.hash_one(&**key));
+        self.len += 1;
+        None
+    }
+
+    fn remove(&mut self, name: &str) -> Option<T> {
+        let hash = self.hasher.hash_one(name);
+        let part = self.parts.get_mut(part_of(hash))?;
+        part.find(hash, |(key, _)| **key == *name)?;
+        let entry = Arc::make_mut(part).find_entry(hash, |(key, _)| **key == *name).ok()?;
+        self.len -= 1;
+        Some(entry.remove().0.1)
+    }
+}
+
+/// The table takes the lowest and the highest bits of a hash for itself.
+fn part_of(hash: u64) -> usize {
+    (hash >> 40) as usize % PARTS
 }
 
 #[derive(Clone, Debug)]
@@ -42,20 +110,15 @@ impl<T> Wildcard<T> {
 
 impl<T> Default for ByHost<T> {
     fn default() -> Self {
-        Self { exact: HashMap::default(), wildcards: HashMap::default(), longest_suffix: 0, any: None }
+        Self { exact: Exact::default(), wildcards: HashMap::default(), longest_suffix: 0, any: None }
     }
 }
 
-impl<T> ByHost<T> {
-    /// Makes room for this many exact names.
-    pub fn with_capacity(exact: usize) -> Self {
-        Self { exact: HashMap::with_capacity_and_hasher(exact, RandomState::default()), ..Self::default() }
-    }
-
+impl<T: Clone> ByHost<T> {
     /// Sets the value of a pattern. Gives back the one before.
     pub fn insert(&mut self, pattern: &HostPattern, value: T) -> Option<T> {
         match pattern {
-            HostPattern::Exact(name) => self.exact.insert(name.clone(), value),
+            HostPattern::Exact(name) => self.exact.insert(name, value),
             HostPattern::Wildcard { suffix, labels } => {
                 self.longest_suffix = self.longest_suffix.max(suffix.len());
                 self.wildcards.entry(suffix.clone()).or_default().slot(*labels).replace(value)
@@ -79,7 +142,9 @@ impl<T> ByHost<T> {
             HostPattern::Any => self.any.take(),
         }
     }
+}
 
+impl<T> ByHost<T> {
     /// The value of exactly this pattern.
     pub fn of(&self, pattern: &HostPattern) -> Option<&T> {
         match pattern {
@@ -102,12 +167,12 @@ impl<T> ByHost<T> {
             .values()
             .map(|entry| usize::from(entry.one.is_some()) + usize::from(entry.many.is_some()))
             .sum();
-        self.exact.len() + wildcards + usize::from(self.any.is_some())
+        self.exact.len + wildcards + usize::from(self.any.is_some())
     }
 
     /// Whether there is no pattern.
     pub fn is_empty(&self) -> bool {
-        self.exact.is_empty() && self.wildcards.is_empty() && self.any.is_none()
+        self.exact.len == 0 && self.wildcards.is_empty() && self.any.is_none()
     }
 
     /// All values, in no order.

@@ -12,7 +12,8 @@ use arc_swap::ArcSwap;
 use foldhash::fast::RandomState;
 
 use crate::model::{
-    self, BackendKey, Bind, ColorEndpoints, ColorSwitch, Condition, EndpointSource, Model, ObjectName, Rule, Target,
+    self, BackendKey, Bind, ColorEndpoints, ColorSwitch, Condition, EndpointSource, Model, ObjectName, Rule, Shards,
+    Target,
 };
 use crate::proxy::backend::{Backend, Color, ColorId, Endpoint, EndpointSet, Switch};
 use crate::telemetry::stats::{ColorLabels, Registry, Series};
@@ -34,6 +35,12 @@ pub struct Live {
     /// Services with colors at the last compile.
     switched: BTreeSet<ObjectName>,
     backends: HashMap<BackendKey, LiveBackend, RandomState>,
+    /// The backends of the model that was compiled last.
+    desired: Shards<BackendKey, Arc<model::Backend>>,
+    /// Backends whose endpoints were set since then: they may be others than `desired` says.
+    ahead: Vec<BackendKey>,
+    /// Backends with endpoints behind a name.
+    named: BTreeSet<BackendKey>,
     /// Backends that a rule names and that did not exist when it was compiled.
     missing: BackendKeys,
     /// By address of the model's rule, which the compiled one keeps from being reused.
@@ -84,6 +91,9 @@ impl Live {
             services: HashMap::default(),
             switched: BTreeSet::new(),
             backends: HashMap::default(),
+            desired: Shards::default(),
+            ahead: Vec::new(),
+            named: BTreeSet::new(),
             missing: BackendKeys::default(),
             rules: HashMap::default(),
             routes: HashMap::default(),
@@ -142,9 +152,14 @@ impl Live {
             }
             let context = Context { registry: &self.registry, resolved: &self.resolved, desired: &live.desired, now };
             self.holds = color.set_source(&endpoints.source, &context).count(self.holds);
-            live.ahead = true;
+            if !std::mem::replace(&mut live.ahead, true) {
+                self.ahead.push(key.clone());
+            }
             self.revision += 1;
             changed = true;
+        }
+        if changed {
+            self.note_names(key);
         }
         changed
     }
@@ -177,8 +192,9 @@ impl Live {
 
     /// The names that have to be resolved. Those that are addresses already are not among them.
     pub fn names(&self) -> BTreeSet<NameKey> {
-        self.backends
-            .values()
+        self.named
+            .iter()
+            .filter_map(|key| self.backends.get(key))
             .flat_map(|live| &live.colors)
             .filter_map(|color| match &color.source {
                 EndpointSource::Name { host, port } if literal(host).is_none() => Some((host.clone(), *port)),
@@ -212,7 +228,12 @@ impl Live {
         for (service, switch) in &model.switches {
             self.set_switch(service, Some(switch), std::iter::empty());
         }
-        for (key, desired) in &model.backends {
+        let before = std::mem::replace(&mut self.desired, model.backends.clone());
+        let differences = before.differences(&model.backends, Arc::ptr_eq);
+        let ahead = std::mem::take(&mut self.ahead);
+        let ahead = ahead.iter().filter_map(|key| model.backends.get(key));
+        for desired in differences.iter().filter_map(|difference| difference.new).chain(ahead) {
+            let key = &desired.key;
             let switch = model.switches.get(&key.service).map(|switch| &**switch);
             match self.set_backend(desired, switch, now) {
                 Step::Kept => {}
@@ -227,19 +248,15 @@ impl Live {
                     replaced.insert(key.clone());
                 }
             }
+            self.note_names(key);
         }
-        let some_are_gone = self.backends.len() > model.backends.len();
-        if some_are_gone {
-            list_changed = true;
-            let holds = &mut self.holds;
-            self.backends.retain(|key, live| {
-                let stays = model.backends.contains_key(key);
-                if !stays {
-                    *holds -= live.colors.iter().filter(|color| color.held_until.is_some()).count();
-                    replaced.insert(key.clone());
-                }
-                stays
-            });
+        let mut some_are_gone = false;
+        for key in differences.iter().filter(|difference| difference.new.is_none()).map(|difference| difference.key) {
+            let Some(live) = self.backends.remove(key) else { continue };
+            self.holds -= live.colors.iter().filter(|color| color.held_until.is_some()).count();
+            self.note_names(key);
+            replaced.insert(key.clone());
+            (some_are_gone, list_changed) = (true, true);
         }
         if some_are_gone || !self.switched.iter().eq(model.switches.keys()) {
             self.switched = model.switches.keys().cloned().collect();
@@ -248,15 +265,50 @@ impl Live {
             self.services.retain(|service, _| used.contains(service));
         }
         if list_changed {
-            // In the model's order, which is that of the keys.
-            let alive = model.backends.keys().filter_map(|key| self.backends.get(key));
-            self.list.store(Arc::new(alive.map(|live| live.backend.clone()).collect()));
+            let keys = differences.iter().map(|difference| difference.key);
+            let list = self.renewed_list(keys);
+            self.list.store(Arc::new(list));
             if !self.resolved.is_empty() {
                 let names = self.names();
                 self.resolved.retain(|name, _| names.contains(name));
             }
         }
         replaced
+    }
+
+    /// The list of all backends, in the order of their keys, after these came, changed or went.
+    fn renewed_list<'a>(&self, keys: impl ExactSizeIterator<Item = &'a BackendKey>) -> Vec<Arc<Backend>> {
+        /// More than so many changes are slower one by one than in one sort.
+        const FEW: usize = 64;
+
+        if keys.len() > FEW {
+            let mut list: Vec<Arc<Backend>> = self.backends.values().map(|live| live.backend.clone()).collect();
+            list.sort_unstable_by(|one, two| one.key.cmp(&two.key));
+            return list;
+        }
+        let mut list = Vec::clone(&self.list.load());
+        for key in keys {
+            let place = list.binary_search_by(|backend| backend.key.cmp(key));
+            match (place, self.backends.get(key)) {
+                (Ok(at), Some(live)) => list[at] = live.backend.clone(),
+                (Ok(at), None) => {
+                    list.remove(at);
+                }
+                (Err(at), Some(live)) => list.insert(at, live.backend.clone()),
+                (Err(_), None) => {}
+            }
+        }
+        list
+    }
+
+    /// Keeps `named` what it says.
+    fn note_names(&mut self, key: &BackendKey) {
+        let is_name = |color: &LiveColor| matches!(color.source, EndpointSource::Name { .. });
+        if self.backends.get(key).is_some_and(|live| live.colors.iter().any(is_name)) {
+            self.named.insert(key.clone());
+        } else {
+            self.named.remove(key);
+        }
     }
 
     /// Makes sure that a Service has a switch and that its colors have identities. The switch is only turned here at

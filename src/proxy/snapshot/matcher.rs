@@ -40,8 +40,6 @@ pub struct Matched<'a> {
 pub struct HostTable {
     /// The host.
     pub pattern: HostPattern,
-    /// As in the model. Their identity tells whether the table is still good.
-    source: Box<[Arc<Route>]>,
     /// In order of precedence.
     candidates: Box<[Candidate]>,
     /// By path; only for many routes.
@@ -134,12 +132,7 @@ impl HostTable {
             .collect();
         candidates.sort_by(Candidate::precedence);
         let index = (candidates.len() >= INDEX_FROM).then(|| PathIndex::new(&candidates));
-        Self { pattern, source: routes.into(), candidates: candidates.into(), index }
-    }
-
-    /// Whether the table was made from these very routes.
-    pub(super) fn is_of(&self, routes: &[Arc<Route>]) -> bool {
-        self.source.len() == routes.len() && self.source.iter().zip(routes).all(|(a, b)| Arc::ptr_eq(a, b))
+        Self { pattern, candidates: candidates.into(), index }
     }
 
     /// The routes in order of precedence.

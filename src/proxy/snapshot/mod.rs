@@ -19,7 +19,7 @@ use std::sync::Arc;
 use arc_swap::{ArcSwap, Guard};
 use tokio::sync::watch;
 
-use crate::model::{Bind, HeaderEdit, Protocol, Redirect, Rewrite, RouteTimeouts, Rule};
+use crate::model::{Bind, HeaderEdit, HostPattern, Protocol, Redirect, Rewrite, Route, RouteTimeouts, Rule, Shards};
 use crate::proxy::backend::Backend;
 use crate::proxy::wire::RequestHead;
 use crate::telemetry::stats::Series;
@@ -52,6 +52,8 @@ pub struct EntryTable {
     /// The certificates of this generation.
     pub certificates: Arc<CertificateTable>,
     hosts: Arc<ByHost<Arc<HostTable>>>,
+    /// What `hosts` was made from: the next compile looks only at what is not the same.
+    source: Shards<HostPattern, Vec<Arc<Route>>>,
 }
 
 /// A rule as requests use it: names resolved to live things, nothing to look up.

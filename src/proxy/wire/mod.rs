@@ -6,6 +6,7 @@
 pub mod buffers;
 pub mod chunked;
 pub mod client;
+pub mod frames;
 pub mod head;
 pub mod io;
 pub mod parse;

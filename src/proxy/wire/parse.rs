@@ -134,6 +134,9 @@ pub fn request(input: &[u8], limits: &HeadLimits, head: &mut RequestHead) -> Res
         let id = Name::of(field.name.as_bytes());
         match id {
             Name::Host => facts.host(field.value)?,
+            Name::ContentLength | Name::TransferEncoding if has_tab_around(bytes, field) => {
+                return Err(Fault::BadRequest);
+            }
             Name::ContentLength => facts.content_length(field.value)?,
             Name::TransferEncoding => facts.transfer_encoding(field.value)?,
             Name::Connection => facts.connection(field.value),
@@ -192,6 +195,7 @@ pub fn response(
     let (Some(code), Some(minor)) = (parsed.code, parsed.version) else { return Err(Fault::UpstreamProtocol) };
     let fields: &[httparse::Header<'_>] = parsed.headers;
     let bytes = &input[..length];
+    // httparse skips empty lines, which are tolerated before a request only (RFC 9112 section 2.2).
     if length > limits.block
         || fields.len() > limits.fields
         || !bytes.starts_with(b"HTTP/")
@@ -213,6 +217,9 @@ pub fn response(
         }
         let id = Name::of(field.name.as_bytes());
         match id {
+            Name::ContentLength | Name::TransferEncoding if has_tab_around(bytes, field) => {
+                return Err(Fault::UpstreamProtocol);
+            }
             Name::ContentLength => facts.content_length(field.value).map_err(|_| Fault::UpstreamProtocol)?,
             Name::TransferEncoding => facts.transfer_encoding(field.value).map_err(|_| Fault::UpstreamProtocol)?,
             Name::Connection => facts.connection(field.value),
@@ -288,6 +295,13 @@ impl<'a> Facts<'a> {
             }
         }
     }
+}
+
+/// Whether a tab stands between the colon and the end of the line of a field in `head`. It is white space by the grammar,
+/// but not to everybody: a framing field must look the same to all.
+fn has_tab_around(head: &[u8], field: &httparse::Header<'_>) -> bool {
+    let colon = field.name.as_ptr() as usize - head.as_ptr() as usize + field.name.len();
+    head[colon..].iter().take_while(|byte| **byte != b'\n').any(|byte| *byte == b'\t')
 }
 
 /// A Content-Length: decimal digits only, no sign, no list, no overflow (RFC 9110 section 8.6).
@@ -570,6 +584,9 @@ mod tests {
             "Transfer-Encoding: \"chunked\"",
             "Transfer-Encoding: chunked;q=1",
             "Transfer-Encoding:",
+            "Transfer-Encoding:\tchunked",
+            "Transfer-Encoding: chunked\t ",
+            "Content-Length: \t5",
             "Transfer-Encoding : chunked",
             " Transfer-Encoding: chunked",
             "X: a\r\n b",
@@ -665,6 +682,8 @@ mod tests {
             "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n",
             "HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
             "HTTP/1.1 200 OK\nX: y\n\n",
+            "HTTP/1.1 200 OK\r\nContent-Length: 1\t\r\n\r\n",
+            "\r\nHTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n",
             "HTTP/1.1 999 OK\r\n\r\n",
             "HTTP/2 200 OK\r\n\r\n",
             "hello\r\n\r\n",

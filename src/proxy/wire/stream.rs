@@ -12,6 +12,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
+use super::frames::{Flood, Sentinel};
 use super::io::Io;
 
 /// Bytes collected before they are written without waiting for the end of the batch.
@@ -19,6 +20,9 @@ const BATCH: usize = 64 * 1024;
 
 /// How long what is unsent may take when the connection is over.
 const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// Bytes taken from a client that was told to go away, so that it can read why: closing earlier would reset the connection.
+const LAST_SENT: usize = 4 * 1024 * 1024;
 
 struct Shared {
     io: Io,
@@ -35,6 +39,16 @@ struct Shared {
     /// Whoever waits for room or for the flush before a shutdown.
     writer: Option<Waker>,
     moved: u64,
+    watch: Option<Watch>,
+    /// The client was told to go away: hyper has nothing more to say.
+    dismissed: bool,
+}
+
+/// What watches the frames of a server's connection.
+struct Watch {
+    sentinel: Sentinel,
+    /// Nanoseconds.
+    clock: fn() -> u64,
 }
 
 /// A stream for hyper.
@@ -45,6 +59,15 @@ pub struct HyperIo {
 impl HyperIo {
     /// Over this connection, of which `input` has been read already. Starts the flusher: must be called on a worker.
     pub fn new(io: Io, input: Vec<u8>) -> Self {
+        Self::over(io, input, None)
+    }
+
+    /// As [`HyperIo::new`], for a server's connection on which a sentinel watches; `clock` gives nanoseconds.
+    pub fn watched(io: Io, input: Vec<u8>, sentinel: Sentinel, clock: fn() -> u64) -> Self {
+        Self::over(io, input, Some(Watch { sentinel, clock }))
+    }
+
+    fn over(io: Io, input: Vec<u8>, watch: Option<Watch>) -> Self {
         let shared = Rc::new(RefCell::new(Shared {
             io,
             input,
@@ -58,6 +81,8 @@ impl HyperIo {
             flusher: None,
             writer: None,
             moved: 0,
+            watch,
+            dismissed: false,
         }));
         tokio::task::spawn_local(flush_when_dirty(shared.clone()));
         Self { shared }
@@ -76,6 +101,11 @@ impl Progress {
     /// Bytes moved in either direction so far; none when the stream is gone.
     pub fn moved(&self) -> Option<u64> {
         self.0.upgrade().map(|shared| shared.borrow().moved)
+    }
+
+    /// Why the connection was ended, if a sentinel found a reason.
+    pub fn flood(&self) -> Option<Flood> {
+        self.0.upgrade()?.borrow().watch.as_ref()?.sentinel.verdict()
     }
 }
 
@@ -135,6 +165,22 @@ impl Shared {
         }
     }
 
+    /// Shows the sentinel what came in. With an error nothing of it may be used: the last word has been written.
+    fn admit(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let Some(watch) = &mut self.watch else { return Ok(()) };
+        if watch.sentinel.receive(bytes, watch.clock).is_none() {
+            return Ok(());
+        }
+        if !self.dismissed {
+            self.dismissed = true;
+            if let Some(goaway) = watch.sentinel.goaway() {
+                self.out.extend_from_slice(&goaway);
+                self.mark_dirty();
+            }
+        }
+        Err(io::ErrorKind::ConnectionAborted.into())
+    }
+
     fn wait_for_room(&mut self, cx: &Context<'_>) {
         self.writer = Some(cx.waker().clone());
         self.mark_dirty();
@@ -156,6 +202,11 @@ async fn flush_when_dirty(shared: Rc<RefCell<Shared>>) {
         })
         .await;
         if !open {
+            let flooded = shared.borrow().watch.as_ref().is_some_and(|watch| watch.sentinel.verdict().is_some());
+            if flooded {
+                // Whether it takes notice is its own affair.
+                _ = tokio::time::timeout(LAST_WORDS, hear_out(&shared)).await;
+            }
             return;
         }
         // Let the rest of the ready batch add its bytes.
@@ -186,6 +237,29 @@ async fn flush_when_dirty(shared: Rc<RefCell<Shared>>) {
     }
 }
 
+/// Ends our direction and takes what the client has sent already.
+async fn hear_out(shared: &RefCell<Shared>) -> io::Result<()> {
+    // It may have been ended already.
+    _ = poll_fn(|cx| shared.borrow_mut().io.poll_shutdown(cx)).await;
+    let mut left = LAST_SENT;
+    poll_fn(|cx| {
+        let shared = shared.borrow();
+        // Below TLS: nobody reads it.
+        let tcp = shared.io.tcp();
+        while left > 0 {
+            ready!(tcp.poll_read_ready(cx))?;
+            match super::buffers::with_scratch(|scratch| tcp.try_read(scratch)) {
+                Ok(0) => break,
+                Ok(read) => left = left.saturating_sub(read),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+        Poll::Ready(Ok(()))
+    })
+    .await
+}
+
 impl hyper::rt::Read for HyperIo {
     fn poll_read(
         self: Pin<&mut Self>,
@@ -194,12 +268,16 @@ impl hyper::rt::Read for HyperIo {
     ) -> Poll<io::Result<()>> {
         let shared = &mut *self.shared.borrow_mut();
         if shared.at < shared.input.len() {
-            let take = (shared.input.len() - shared.at).min(buffer.remaining());
-            buffer.put_slice(&shared.input[shared.at..shared.at + take]);
+            let input = std::mem::take(&mut shared.input);
+            let take = (input.len() - shared.at).min(buffer.remaining());
+            let taken = &input[shared.at..shared.at + take];
+            shared.admit(taken)?;
+            buffer.put_slice(taken);
             shared.at += take;
-            if shared.at == shared.input.len() {
-                shared.input = Vec::new();
+            if shared.at == input.len() {
                 shared.at = 0;
+            } else {
+                shared.input = input;
             }
             return Poll::Ready(Ok(()));
         }
@@ -207,6 +285,7 @@ impl hyper::rt::Read for HyperIo {
             let most = scratch.len().min(buffer.remaining());
             let read = ready!(shared.io.poll_read(cx, &mut scratch[..most]))?;
             shared.moved += read as u64;
+            shared.admit(&scratch[..read])?;
             buffer.put_slice(&scratch[..read]);
             Poll::Ready(Ok(()))
         })
@@ -227,9 +306,12 @@ impl hyper::rt::Write for HyperIo {
         cx: &mut Context<'_>,
         pieces: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let mut shared = self.shared.borrow_mut();
+        let shared = &mut *self.shared.borrow_mut();
         if let Some(kind) = shared.failed {
             return Poll::Ready(Err(kind.into()));
+        }
+        if shared.dismissed {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
         }
         if shared.out.len() - shared.sent >= BATCH && (shared.draining || shared.poll_drain(cx)?.is_pending()) {
             shared.wait_for_room(cx);
@@ -242,6 +324,9 @@ impl hyper::rt::Write for HyperIo {
         let mut taken = 0;
         for piece in pieces {
             shared.out.extend_from_slice(piece);
+            if let Some(watch) = &mut shared.watch {
+                watch.sentinel.send(piece);
+            }
             taken += piece.len();
         }
         Poll::Ready(Ok(taken))

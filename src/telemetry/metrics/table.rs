@@ -126,6 +126,12 @@ pub const METRICS: &[Metric] = &[
         "Connections closed at once because a ceiling was reached.",
     ),
     metric("weir_tls_handshakes_total", Counter, &["listener", "result"], "TLS handshakes with clients: ok or failed."),
+    metric(
+        "weir_http2_floods_total",
+        Counter,
+        &["listener", "kind"],
+        "HTTP/2 connections ended with ENHANCE_YOUR_CALM, by the kind of frames there were too many of.",
+    ),
     metric("weir_config_generation", Gauge, &[], "Generation of the configuration that is served; 0 before the first."),
     metric(
         "weir_config_last_publish_timestamp_seconds",

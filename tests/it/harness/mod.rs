@@ -5,6 +5,7 @@
 pub mod backend;
 pub mod certificates;
 pub mod client;
+pub mod frames;
 pub mod grpc;
 pub mod load;
 pub mod manifests;

@@ -99,6 +99,8 @@ where
     tokio::spawn(async move {
         let mut number = 0;
         while let Ok((stream, _)) = listener.accept().await {
+            // What a script has written is on its way when it goes on.
+            stream.set_nodelay(true).unwrap();
             tokio::spawn(script(number, stream));
             number += 1;
         }

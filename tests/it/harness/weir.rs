@@ -69,6 +69,7 @@ pub struct Builder {
     arguments: Vec<String>,
     with_folder: bool,
     with_listeners: bool,
+    open_files: Option<u32>,
 }
 
 /// A running instance; killed when dropped.
@@ -104,7 +105,7 @@ impl Weir {
     pub fn builder() -> Builder {
         let directory = tempfile::tempdir().unwrap();
         std::fs::create_dir(directory.path().join("manifests")).unwrap();
-        Builder { directory, arguments: Vec::new(), with_folder: true, with_listeners: true }
+        Builder { directory, arguments: Vec::new(), with_folder: true, with_listeners: true, open_files: None }
     }
 
     /// The manifests folder.
@@ -132,6 +133,13 @@ impl Weir {
     /// Open file descriptors.
     pub fn descriptors(&self) -> usize {
         std::fs::read_dir(format!("/proc/{}/fd", self.child.id())).unwrap().count()
+    }
+
+    /// Processor time used so far, in hundredths of a second (`proc_pid_stat(5)`: utime and stime).
+    pub fn processor_ticks(&self) -> u64 {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap();
+        let fields = stat.rsplit(") ").next().unwrap().split(' ').skip(11).take(2);
+        fields.map(|field| field.parse::<u64>().unwrap()).sum()
     }
 
     /// Lines written to standard error so far.
@@ -258,6 +266,13 @@ impl Builder {
         self
     }
 
+    /// Most file descriptors that it may have, hard and soft.
+    #[must_use]
+    pub fn open_files(mut self, most: u32) -> Self {
+        self.open_files = Some(most);
+        self
+    }
+
     /// Starts it and waits until it is ready.
     pub async fn start(self) -> Weir {
         let weir = self.spawn();
@@ -267,6 +282,18 @@ impl Builder {
     /// Starts it and does not wait.
     pub fn spawn(self) -> Starting {
         let mut command = command();
+        if let Some(most) = self.open_files {
+            let program = command.get_program().to_owned();
+            let mut limited = Command::new("sh");
+            limited.arg("-c").arg(format!("ulimit -n {most}; exec \"$0\" \"$@\"")).arg(program).stdin(Stdio::null());
+            for (name, value) in command.get_envs() {
+                match value {
+                    Some(value) => limited.env(name, value),
+                    None => limited.env_remove(name),
+                };
+            }
+            command = limited;
+        }
         command.arg("run");
         if self.with_folder {
             command.arg("--manifests").arg(self.directory.path().join("manifests"));

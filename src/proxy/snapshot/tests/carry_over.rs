@@ -5,7 +5,7 @@ use crate::proxy::backend;
 use crate::proxy::snapshot::{Snapshot, compile};
 use crate::telemetry::stats::Series;
 
-fn hosts(rules: &[(&str, &Arc<Rule>)]) -> BTreeMap<HostPattern, Vec<Arc<Route>>> {
+fn hosts(rules: &[(&str, &Arc<Rule>)]) -> Shards<HostPattern, Vec<Arc<Route>>> {
     rules.iter().map(|(host, rule)| (HostPattern::Exact((*host).into()), vec![route(rule, prefix("/"), 0)])).collect()
 }
 
@@ -183,7 +183,7 @@ fn switch_points_at_the_active_color_at_first_sight_and_stays_where_it_was_put()
 fn live_state_survives_a_thousand_random_changes_and_is_forgotten_when_unused() {
     let mut random = fastrand::Rng::with_seed(5);
     let mut live = live();
-    let mut desired = model(BTreeMap::new(), Vec::new());
+    let mut desired = model(Shards::default(), Vec::new());
     let mut snapshot = compile(&desired, &mut live, None, 0);
     let mut endpoints: HashMap<(String, u16), Arc<backend::Endpoint>> = HashMap::new();
     let mut colors: HashMap<String, Arc<backend::Color>> = HashMap::new();

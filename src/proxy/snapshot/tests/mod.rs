@@ -72,8 +72,8 @@ fn prefix(path: &str) -> PathMatch {
     PathMatch::Prefix(path.into())
 }
 
-fn model(hosts: BTreeMap<HostPattern, Vec<Arc<Route>>>, backends: Vec<Arc<Backend>>) -> Model {
-    let entry = Entry { protocol: Protocol::Http, certificates: Vec::new(), hosts };
+fn model(hosts: Shards<HostPattern, Vec<Arc<Route>>>, backends: Vec<Arc<Backend>>) -> Model {
+    let entry = Entry { protocol: Protocol::Http, certificates: Arc::default(), hosts };
     Model {
         entries: [(Bind::Http, entry)].into(),
         backends: backends.into_iter().map(|backend| (backend.key.clone(), backend)).collect(),

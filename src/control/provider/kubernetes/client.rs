@@ -9,7 +9,7 @@ use kube::config::{Config, KubeConfigOptions, Kubeconfig, KubeconfigError};
 pub enum KubernetesError {
     /// There is no word on where the API server is.
     #[error(
-        "provider.kubernetes: there is no kubeconfig at {}, and this is no pod; give --kubeconfig FILE, or set KUBECONFIG",
+        "provider.kubernetes: there is no kubeconfig at {}; give --kubeconfig FILE, set KUBECONFIG, or run in a pod",
         path.display()
     )]
     NoKubeconfig {

@@ -65,7 +65,7 @@ fn complete(now: Instant) -> View {
 }
 
 fn failure() -> News {
-    News::Failed(Failure { text: "away".to_owned(), fix: "start it".to_owned() })
+    News::Failed(Failure { text: "away".to_owned(), fix: "start it".to_owned(), answered: false })
 }
 
 #[test]
@@ -172,6 +172,16 @@ fn while_watches_are_missing_only_endpoints_are_told_at_once() {
     view.take(1, failure(), now + 2_000 * MS);
     view.take(0, service("web", 82, "3"), now + 2_000 * MS);
     assert_eq!(shown(view.tell(now + 7_000 * MS)), ["+web"], "it does not wait for ever");
+}
+
+#[test]
+fn what_the_api_server_refuses_holds_nothing_up() {
+    let now = Instant::now();
+    let mut view = complete(now);
+    let refused = Failure { text: "may not list slices".to_owned(), fix: "add a rule".to_owned(), answered: true };
+    view.take(1, News::Failed(refused), now);
+    view.take(0, service("web", 81, "2"), now);
+    assert_eq!(view.due(), Some(now + 10 * MS));
 }
 
 #[test]

@@ -60,6 +60,8 @@ pub struct Failure {
     pub text: String,
     /// What would be right.
     pub fix: String,
+    /// Whether the API server itself said so. Then there is nothing to wait for.
+    pub answered: bool,
 }
 
 /// One watch, as the view knows it.
@@ -247,12 +249,17 @@ impl View {
         self.first.get_or_insert(now);
     }
 
+    /// Whether a watch has lost its connection, and may soon have it again.
+    fn is_apart(&self) -> bool {
+        self.sources.iter().any(|source| source.failure.as_ref().is_some_and(|failure| !failure.answered))
+    }
+
     /// When there is something to tell; `None`: nothing so far.
     pub fn due(&self) -> Option<Instant> {
         let first = self.first.filter(|_| self.complete)?;
         let wait = match self.endpoints.is_empty() {
             false => Duration::ZERO,
-            true if self.stale_since().is_some() => SETTLE_APART,
+            true if self.is_apart() => SETTLE_APART,
             true => SETTLE,
         };
         Some(first + wait)

@@ -5,7 +5,7 @@
 
 use std::fmt::Debug;
 use std::pin::pin;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -24,6 +24,8 @@ const PAGE: u32 = 500;
 const WATCH: u32 = 50;
 /// A watch that says nothing for longer than it lasts is dead.
 const SILENCE: Duration = Duration::from_secs(60);
+/// A watch that lasted no longer than this is not followed by another one at once.
+const SHORT: Duration = Duration::from_secs(2);
 /// How long a page of a listing, or the begin of a watch, is waited for.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Between two looks whether a kind exists by now.
@@ -205,20 +207,20 @@ where
         };
         self.outlet.say(News::Alive).await?;
         let mut events = pin!(events);
-        let mut heard = false;
+        let begun = Instant::now();
         loop {
             let event = match timeout(SILENCE, events.next()).await {
                 Ok(Some(Ok(event))) => event,
                 Ok(Some(Err(error))) => return Err(self.stop("watch", error)),
                 // The end of its time, or of the connection: both are followed by another watch.
-                Ok(None) if heard => return Ok(()),
+                Ok(None) if begun.elapsed() > SHORT => return Ok(()),
                 Ok(None) => {
                     sleep(self.fail()).await;
                     return Ok(());
                 }
                 Err(_) => return Err(self.silent()),
             };
-            (heard, self.failures) = (true, 0);
+            self.failures = 0;
             match event {
                 WatchEvent::Added(object) | WatchEvent::Modified(object) => {
                     self.at(object.meta());
@@ -247,37 +249,44 @@ where
         Stop::Failed(Failure {
             text: format!("the API server at {} does not answer in time", self.subject.server),
             fix: "see whether it is overloaded, and whether the network leads to it".to_owned(),
+            answered: false,
         })
     }
 
     fn stop(&self, verb: &str, error: kube::Error) -> Stop {
+        let Subject { server, .. } = &self.subject;
         let what = self.subject.text();
-        let failure = match error {
+        // 500 and more is what a server says that is not all there yet, or not any more.
+        let answered = match &error {
+            kube::Error::Api(status) => status.code < 500,
+            error => matches!(error, kube::Error::SerdeError(_)),
+        };
+        let (text, fix) = match error {
             kube::Error::Api(status) => match status.code {
                 410 => return Stop::Gone,
                 404 => return Stop::Absent,
-                401 => Failure {
-                    text: format!("the API server at {} does not know who this is (401)", self.subject.server),
-                    fix: "give a valid token or client certificate; in a pod, look whether its ServiceAccount still exists"
+                401 => (
+                    format!("the API server at {server} does not know who this is (401)"),
+                    "give a valid token or client certificate; in a pod, see whether its ServiceAccount still exists"
                         .to_owned(),
-                },
-                403 => Failure { text: format!("may not {verb} {what}: {}", status.message), fix: self.rule() },
-                code => Failure {
-                    text: format!("cannot {verb} {what}: {} ({code})", status.message),
-                    fix: "see the API server's log".to_owned(),
-                },
+                ),
+                403 => (format!("may not {verb} {what}: {}", status.message), self.rule()),
+                code => (
+                    format!("cannot {verb} {what}: {} ({code})", status.message),
+                    "see the API server's log".to_owned(),
+                ),
             },
-            error @ kube::Error::SerdeError(_) => Failure {
-                text: format!("cannot read what the API server says of {what}: {error}"),
-                fix: "see whether the server is a Kubernetes API server of version 1.25 or later".to_owned(),
-            },
-            error => Failure {
-                text: format!("the API server at {} cannot be reached: {}", self.subject.server, innermost(&error)),
-                fix: "start it, or correct the address and the CA (server and certificate-authority of the kubeconfig)"
+            error @ kube::Error::SerdeError(_) => (
+                format!("cannot read what the API server says of {what}: {error}"),
+                "see whether the server is a Kubernetes API server of version 1.25 or later".to_owned(),
+            ),
+            error => (
+                format!("the API server at {server} cannot be reached: {}", innermost(&error)),
+                "start it, or correct the address and the CA (server and certificate-authority of the kubeconfig)"
                     .to_owned(),
-            },
+            ),
         };
-        Stop::Failed(failure)
+        Stop::Failed(Failure { text, fix, answered })
     }
 
     /// What RBAC lacks.

@@ -4,6 +4,7 @@
 //! one came from the other, are compared only where their parts are not the same. The order of iteration is none that
 //! means anything, but the same for the same keys.
 
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, btree_map};
 use std::fmt;
 use std::hash::{BuildHasher, Hash};
@@ -95,15 +96,22 @@ impl<K: Hash + Ord, V> Shards<K, V> {
                 (None, None) => continue,
                 _ => {}
             }
-            for (key, value) in one.into_iter().flat_map(|part| part.iter()) {
-                let other = two.and_then(|part| part.get(key));
-                if other.is_none_or(|other| !same(value, other)) {
-                    differences.push(Difference { key, old: Some(value), new: other });
-                }
-            }
-            for (key, value) in two.into_iter().flat_map(|part| part.iter()) {
-                if one.is_none_or(|part| !part.contains_key(key)) {
-                    differences.push(Difference { key, old: None, new: Some(value) });
+            let mut left = one.into_iter().flat_map(|part| part.iter()).peekable();
+            let mut right = two.into_iter().flat_map(|part| part.iter()).peekable();
+            // Both are in the order of their keys.
+            loop {
+                let order = match (left.peek(), right.peek()) {
+                    (None, None) => break,
+                    (Some(_), None) => Ordering::Less,
+                    (None, Some(_)) => Ordering::Greater,
+                    (Some((one, _)), Some((two, _))) => one.cmp(two),
+                };
+                let old = if order.is_le() { left.next() } else { None };
+                let new = if order.is_ge() { right.next() } else { None };
+                let Some((key, _)) = old.or(new) else { break };
+                let (old, new) = (old.map(|(_, value)| value), new.map(|(_, value)| value));
+                if !old.zip(new).is_some_and(|(old, new)| same(old, new)) {
+                    differences.push(Difference { key, old, new });
                 }
             }
         }

@@ -12,6 +12,8 @@ pub struct Facts<'a> {
     text: &'a [u8],
     line: &'a [u8],
     fields: Vec<(String, &'a [u8])>,
+    /// Whether there is a tab in the white space around a value that frames the body.
+    pub tab_around_framing: bool,
     rest: &'a [u8],
 }
 
@@ -53,9 +55,19 @@ impl<'a> Facts<'a> {
             let colon = line.iter().position(|byte| *byte == b':')?;
             Some((String::from_utf8_lossy(&line[..colon]).to_ascii_lowercase(), line[colon + 1..].trim_ascii()))
         });
+        let tab_around_framing = lines.iter().skip(1).any(|line| {
+            let Some(colon) = line.iter().position(|byte| *byte == b':') else { return false };
+            let frames = |name: &&str| name.as_bytes().eq_ignore_ascii_case(&line[..colon]);
+            let after = &line[colon + 1..];
+            let leading = after.len() - after.trim_ascii_start().len();
+            let trailing = after.trim_ascii_end().len().max(leading);
+            ["content-length", "transfer-encoding"].iter().any(frames)
+                && (after[..leading].contains(&b'\t') || after[trailing..].contains(&b'\t'))
+        });
         Self {
             before,
             empty,
+            tab_around_framing,
             head: at,
             text: &stream[..at],
             line: lines.first().copied().unwrap_or_default(),

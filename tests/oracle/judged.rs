@@ -49,6 +49,12 @@ pub const REQUESTS: &[Judged] = &[
     },
     Judged {
         kind: OnlyTheirs,
+        why: "a tab around the value of Content-Length or Transfer-Encoding: white space that some parsers do not take for it",
+        holds: |facts| facts.tab_around_framing,
+        example: "POST / HTTP/1.1\r\nHost: a\r\nContent-Length:\t5\r\n\r\nhello",
+    },
+    Judged {
+        kind: OnlyTheirs,
         why: "Content-Length beside Transfer-Encoding is how requests are smuggled (RFC 9112 section 6.1: may be refused)",
         holds: |facts| facts.has("content-length") && facts.has("transfer-encoding"),
         example: "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
@@ -157,6 +163,18 @@ pub const RESPONSES: &[Judged] = &[
         why: "a bare LF ends no line (as in requests)",
         holds: |facts| facts.has_bare_line_feed(),
         example: "HTTP/1.1 200 OK\nContent-Length: 0\r\n\r\n",
+    },
+    Judged {
+        kind: OnlyTheirs,
+        why: "a tab around the value of Content-Length or Transfer-Encoding (as in requests)",
+        holds: |facts| facts.tab_around_framing,
+        example: "HTTP/1.1 200 OK\r\nContent-Length:\t5\r\n\r\nhello",
+    },
+    Judged {
+        kind: OnlyTheirs,
+        why: "an empty line before a response: bytes that belong to none (RFC 9112 section 2.2 allows them before requests)",
+        holds: |facts| facts.empty > 0,
+        example: "\r\nHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
     },
     Judged {
         kind: OnlyTheirs,

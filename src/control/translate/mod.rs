@@ -102,7 +102,7 @@ pub struct Translator {
     /// The objects as they were seen last.
     seen: Objects,
     /// What must be derived again.
-    dirty: HashSet<Item>,
+    dirty: BTreeSet<Item>,
     /// Who read what, both ways.
     readers: HashMap<Dep, HashSet<Item>>,
     read_by: HashMap<Item, Vec<Dep>>,
@@ -135,7 +135,7 @@ impl Translator {
         Self {
             options,
             seen: Objects::default(),
-            dirty: HashSet::new(),
+            dirty: BTreeSet::new(),
             readers: HashMap::new(),
             read_by: HashMap::new(),
             findings: BTreeMap::new(),
@@ -288,8 +288,7 @@ impl Translator {
 
     /// Ingresses and HTTPRoutes.
     fn derive_routes(&mut self, objects: &Objects) {
-        let mut items = self.take(|item| matches!(item, Item::Ingress(_) | Item::HttpRoute(_)).then(|| item.clone()));
-        items.sort_unstable();
+        let items = self.take(|item| matches!(item, Item::Ingress(_) | Item::HttpRoute(_)).then(|| item.clone()));
         for item in items {
             let derived = match &item {
                 Item::Ingress(name) => objects.ingresses.get(name).map(|ingress| {

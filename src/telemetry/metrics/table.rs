@@ -139,6 +139,12 @@ pub const METRICS: &[Metric] = &[
         &[],
         "When that generation was published, seconds since the Unix epoch.",
     ),
+    metric(
+        "weir_config_view_age_seconds",
+        Gauge,
+        &[],
+        "How long the API server has not been heard of; 0 while every change is seen as it happens.",
+    ),
     metric("weir_config_rejected_objects", Gauge, &[], "Objects that are not served, or not as a whole."),
     metric(
         "weir_certificate_expiry_timestamp_seconds",

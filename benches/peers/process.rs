@@ -10,6 +10,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, setrlimit};
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{Result, measure};
 
@@ -155,6 +156,29 @@ pub fn output(core: usize, program: &Path, arguments: &[String], openssl: &Path,
     }
     let last = text.trim().lines().last().unwrap_or("it said nothing");
     Err(format!("{}: {status}: {last}", program.display()).into())
+}
+
+/// Removes a folder and exits when this process is interrupted or told to end; the kernel ends what it started.
+pub fn remove_when_interrupted(folder: &Path) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let mut signals = {
+        let _inside = runtime.enter();
+        [signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?]
+    };
+    let folder = folder.to_owned();
+    std::thread::spawn(move || {
+        let [interrupt, terminate] = &mut signals;
+        runtime.block_on(async {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+        });
+        // What is still being written there keeps it; nothing more can be done about it.
+        let _ = std::fs::remove_dir_all(folder);
+        std::process::exit(130);
+    });
+    Ok(())
 }
 
 /// As many open files as the system allows: ten thousand connections need as many, in the proxy too.

@@ -137,12 +137,14 @@ pub fn head(bytes: &[u8]) -> Result<Option<Head>> {
 }
 
 /// Client settings that trust this certificate. The key exchange is X25519 for everyone: some of the servers know a
-/// hybrid with ML-KEM too, and would be charged for it. No session is resumed.
+/// hybrid with ML-KEM too, and would be charged for it. The suite is one, too: servers prefer different ones, which cost
+/// differently. No session is resumed.
 pub fn tls_config(root: &Path) -> Result<ClientConfig> {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_file(root)?)?;
     let mut provider = rustls::crypto::aws_lc_rs::default_provider();
     provider.kx_groups = vec![rustls::crypto::aws_lc_rs::kx_group::X25519];
+    provider.cipher_suites = vec![rustls::crypto::aws_lc_rs::cipher_suite::TLS13_AES_128_GCM_SHA256];
     let mut config = ClientConfig::builder_with_provider(Arc::new(provider))
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .with_root_certificates(roots)

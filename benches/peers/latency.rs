@@ -30,7 +30,7 @@ pub fn run(place: &Place, rounds: u32, seconds: u32, report: &mut Report) -> Res
         let mut refused: Vec<Kind> = Vec::new();
         for turn in 0..turns {
             let proxy = &running[(turn + round) % turns];
-            match slice(proxy, seconds) {
+            match slice(proxy, place, seconds) {
                 Ok(values) => rows.iter_mut().zip(values).for_each(|(row, value)| row.add(proxy.kind, value)),
                 Err(error) => {
                     report.refuse(title, proxy.kind, &*error);
@@ -48,13 +48,13 @@ pub fn run(place: &Place, rounds: u32, seconds: u32, report: &mut Report) -> Res
 }
 
 /// p50, p99 and p99.9 of one turn, in microseconds.
-fn slice(proxy: &Proxy, seconds: u32) -> Result<[f64; 3]> {
+fn slice(proxy: &Proxy, place: &Place, seconds: u32) -> Result<[f64; 3]> {
     check_small(proxy.http, &proxy.host())?;
     let arguments =
         ["pace", &proxy.http.to_string(), &CONNECTIONS.to_string(), &RATE.to_string(), &seconds.to_string()]
             .map(str::to_owned);
     let at_most = Duration::from_secs(u64::from(seconds) + 20);
-    let text = process::output(LOAD_CORE, &std::env::current_exe()?, &arguments, at_most)?;
+    let text = process::output(LOAD_CORE, &std::env::current_exe()?, &arguments, &place.openssl(), at_most)?;
     let numbers: Vec<f64> = text.split_whitespace().map_while(|word| word.parse().ok()).collect();
     <[f64; 3]>::try_from(numbers).map_err(|_| text.trim().to_owned().into())
 }

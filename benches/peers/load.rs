@@ -52,7 +52,7 @@ fn wrk(place: &Place, url: &str, connections: usize, body: usize, script: Option
         arguments.extend(["-s".to_owned(), file.display().to_string()]);
     }
     arguments.push(url.to_owned());
-    let text = said(&place.tools.wrk, &arguments, seconds)?;
+    let text = said(place, &place.tools.wrk, &arguments, seconds)?;
     count_of_wrk(&text, body).map_err(|error| format!("wrk: {error}").into())
 }
 
@@ -85,7 +85,7 @@ fn bytes(text: &str) -> Option<f64> {
 fn h2load(place: &Place, to: SocketAddr, seconds: u32) -> Result<u64> {
     let duration = format!("-D{seconds}");
     let arguments = ["-t1", "-c8", "-m32", &duration, &format!("https://{to}/")].map(str::to_owned);
-    let text = said(&place.tools.h2load, &arguments, seconds)?;
+    let text = said(place, &place.tools.h2load, &arguments, seconds)?;
     count_of_h2load(&text).map_err(|error| format!("h2load: {error}").into())
 }
 
@@ -128,7 +128,7 @@ fn handshakes(place: &Place, to: SocketAddr, seconds: u32) -> Result<u64> {
     let arguments =
         ["handshakes", &to.to_string(), &place.certificate().display().to_string(), "16", &seconds.to_string()]
             .map(str::to_owned);
-    let text = said(&std::env::current_exe()?, &arguments, seconds)?;
+    let text = said(place, &std::env::current_exe()?, &arguments, seconds)?;
     match text.trim().parse() {
         Ok(0) => Err("no handshake was completed".into()),
         Ok(count) => Ok(count),
@@ -136,8 +136,8 @@ fn handshakes(place: &Place, to: SocketAddr, seconds: u32) -> Result<u64> {
     }
 }
 
-fn said(program: &Path, arguments: &[String], seconds: u32) -> Result<String> {
-    process::output(LOAD_CORE, program, arguments, Duration::from_secs(u64::from(seconds)) + SLACK)
+fn said(place: &Place, program: &Path, arguments: &[String], seconds: u32) -> Result<String> {
+    process::output(LOAD_CORE, program, arguments, &place.openssl(), Duration::from_secs(u64::from(seconds)) + SLACK)
 }
 
 fn last_line(text: &str) -> String {

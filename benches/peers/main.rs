@@ -153,6 +153,7 @@ fn compare(options: &Options) -> Result<ExitCode> {
     process::stay_on(process::LOAD_CORE)?;
     let tools = tools::find(options, weir, &scenarios, &mut report)?;
     let place = Place::new(tools)?;
+    process::remove_when_interrupted(place.folder())?;
     for scenario in scenarios {
         eprintln!("peers: {}", scenario.title());
         match scenario {

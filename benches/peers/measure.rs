@@ -2,6 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::ErrorKind;
+
+use crate::Result;
 
 /// CPU time of a group of processes at one moment.
 pub struct CpuTime {
@@ -13,29 +16,47 @@ pub struct CpuTime {
 
 impl CpuTime {
     /// Reads it for a process and its descendants; the first is the parent.
-    pub fn of(processes: &[u32]) -> Self {
-        Self {
-            alive: processes.iter().map(|id| (*id, schedstat(*id))).collect(),
-            reaped: processes.first().map_or(0, |id| reaped(*id)),
+    ///
+    /// # Errors
+    /// The kernel does not count, or may not be asked.
+    pub fn of(processes: &[u32]) -> Result<Self> {
+        let mut alive = BTreeMap::new();
+        for id in processes {
+            alive.insert(*id, schedstat(*id)?);
         }
+        Ok(Self { alive, reaped: processes.first().map_or(0, |id| reaped(*id)) })
     }
 
     /// Nanoseconds since then, those of processes included that began or ended in between.
-    pub fn since(&self, then: &Self) -> u64 {
-        let now: u64 = self.alive.values().sum();
-        let before: u64 = then.alive.values().sum();
-        (now + self.reaped).saturating_sub(before + then.reaped)
+    ///
+    /// # Errors
+    /// The sum fell: a thread ended and took its time with it.
+    pub fn since(&self, then: &Self) -> Result<u64> {
+        let now = self.alive.values().sum::<u64>() + self.reaped;
+        let before = then.alive.values().sum::<u64>() + then.reaped;
+        now.checked_sub(before).ok_or_else(|| format!("its CPU time fell from {before} ns to {now} ns").into())
     }
 }
 
 /// Time that the threads of a process ran: the kernel's own count, in nanoseconds. The time in `stat` has ticks of 10 ms.
-fn schedstat(id: u32) -> u64 {
-    let Ok(threads) = fs::read_dir(format!("/proc/{id}/task")) else { return 0 };
-    threads
-        .flatten()
-        .filter_map(|thread| fs::read_to_string(thread.path().join("schedstat")).ok())
-        .filter_map(|text| text.split_whitespace().next()?.parse::<u64>().ok())
-        .sum()
+fn schedstat(id: u32) -> Result<u64> {
+    let mut sum = 0;
+    let folder = format!("/proc/{id}/task");
+    for thread in fs::read_dir(&folder).into_iter().flatten().flatten() {
+        let path = thread.path().join("schedstat");
+        match fs::read_to_string(&path) {
+            Ok(text) => sum += text.split_whitespace().next().unwrap_or("").parse::<u64>()?,
+            // A thread that ended meanwhile.
+            Err(error) if error.kind() == ErrorKind::NotFound && !thread.path().exists() => {}
+            Err(_) if !is_alive(id) => {}
+            Err(error) => return Err(format!("{}: {error}; the kernel has to count CPU time", path.display()).into()),
+        }
+    }
+    // Everything that runs has run; an old worker that is gone is counted with what its parent waited for.
+    if sum == 0 && is_alive(id) {
+        return Err(format!("{folder}: no CPU time is counted for a process that runs").into());
+    }
+    Ok(sum)
 }
 
 fn reaped(id: u32) -> u64 {

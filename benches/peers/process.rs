@@ -1,14 +1,16 @@
 //! Processes that this one starts. Each is bound to a core, and ends with its handle; should this process die first, the
 //! kernel ends them (`setpriv --pdeathsig`). Nothing else is ever signalled.
 
+use std::env;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::Path;
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, setrlimit};
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{Result, measure};
 
@@ -32,11 +34,12 @@ pub struct Helper {
 }
 
 impl Running {
-    /// Starts a program whose output goes to a file.
-    pub fn start(core: usize, program: &Path, arguments: &[String], log: &Path) -> Result<Self> {
+    /// Starts a program whose output goes to a file; `openssl` is the file with the settings of OpenSSL.
+    pub fn start(core: usize, program: &Path, arguments: &[String], openssl: &Path, log: &Path) -> Result<Self> {
         let file = File::create(log)?;
         let child = command(core, program)
             .args(arguments)
+            .env("OPENSSL_CONF", openssl)
             .stdin(Stdio::null())
             .stdout(file.try_clone()?)
             .stderr(file)
@@ -116,10 +119,12 @@ impl Helper {
     }
 }
 
-/// What a program prints that runs for a while and ends by itself.
-pub fn output(core: usize, program: &Path, arguments: &[String], at_most: Duration) -> Result<String> {
+/// What a program prints that runs for a while and ends by itself; an error if it says so in its exit code. `openssl` as
+/// in [`Running::start`].
+pub fn output(core: usize, program: &Path, arguments: &[String], openssl: &Path, at_most: Duration) -> Result<String> {
     let mut child = command(core, program)
         .args(arguments)
+        .env("OPENSSL_CONF", openssl)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -130,10 +135,13 @@ pub fn output(core: usize, program: &Path, arguments: &[String], at_most: Durati
     let mut running = Running { child };
     let begun = Instant::now();
     let (mut text, mut complaints) = (String::new(), String::new());
-    std::thread::scope(|scope| -> Result<()> {
+    let status = std::thread::scope(|scope| -> Result<ExitStatus> {
         scope.spawn(|| drop(out.read_to_string(&mut text)));
         scope.spawn(|| drop(err.read_to_string(&mut complaints)));
-        while !running.has_ended() {
+        loop {
+            if let Some(status) = running.child.try_wait()? {
+                return Ok(status);
+            }
             if begun.elapsed() > at_most {
                 // Ends it, so that the readers end.
                 drop(running);
@@ -141,10 +149,36 @@ pub fn output(core: usize, program: &Path, arguments: &[String], at_most: Durati
             }
             sleep(Duration::from_millis(5));
         }
-        Ok(())
     })?;
     text.push_str(&complaints);
-    Ok(text)
+    if status.success() {
+        return Ok(text);
+    }
+    let last = text.trim().lines().last().unwrap_or("it said nothing");
+    Err(format!("{}: {status}: {last}", program.display()).into())
+}
+
+/// Removes a folder and exits when this process is interrupted or told to end; the kernel ends what it started.
+pub fn remove_when_interrupted(folder: &Path) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let mut signals = {
+        let _inside = runtime.enter();
+        [signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?]
+    };
+    let folder = folder.to_owned();
+    std::thread::spawn(move || {
+        let [interrupt, terminate] = &mut signals;
+        runtime.block_on(async {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+        });
+        // What is still being written there keeps it; nothing more can be done about it.
+        let _ = std::fs::remove_dir_all(folder);
+        std::process::exit(130);
+    });
+    Ok(())
 }
 
 /// As many open files as the system allows: ten thousand connections need as many, in the proxy too.
@@ -179,5 +213,9 @@ pub fn send(id: u32, signal: Signal) {
 fn command(core: usize, program: &Path) -> Command {
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "TERM", "taskset", "-c", &core.to_string()]).arg(program);
+    // What is measured is what the command line says; a setting of the caller's shell would be Weir's too.
+    for (name, _) in env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"WEIR_")) {
+        command.env_remove(name);
+    }
     command
 }

@@ -108,6 +108,7 @@ impl Place {
         fs::write(folder.path().join("cert.pem"), &certificate)?;
         fs::write(folder.path().join("key.pem"), &key)?;
         fs::write(folder.path().join("both.pem"), format!("{certificate}{key}"))?;
+        fs::write(folder.path().join("openssl.cnf"), include_str!("config/openssl.cnf"))?;
         let (backend, port) = Helper::listening(process::LOAD_CORE, &["backend".to_owned()])?;
         let place = Self {
             tools,
@@ -130,6 +131,11 @@ impl Place {
     /// The certificate of every proxy, as a file.
     pub fn certificate(&self) -> PathBuf {
         self.folder().join("cert.pem")
+    }
+
+    /// The settings of everything that uses OpenSSL, as a file.
+    pub fn openssl(&self) -> PathBuf {
+        self.folder().join("openssl.cnf")
     }
 
     /// The proxies that this machine has and that can do what is asked for, Weir first.
@@ -162,7 +168,7 @@ impl Proxy {
         }
         fs::create_dir_all(&folder)?;
         let [mut http, https, admin] = free_ports()?;
-        let log = folder.join("log");
+        let (openssl, log) = (place.openssl(), folder.join("log"));
         let words = [
             ("dir", folder.display().to_string()),
             ("http", http.port().to_string()),
@@ -185,23 +191,29 @@ impl Proxy {
                 ];
                 let mut all = vec!["run".to_owned()];
                 all.extend(arguments.into_iter().flat_map(|(name, value)| [name.to_owned(), value]));
-                Running::start(PROXY_CORE, &place.tools.weir, &all, &log)?
+                Running::start(PROXY_CORE, &place.tools.weir, &all, &openssl, &log)?
             }
             Kind::Nginx => {
                 let file = nginx_files(place, &folder, hosts, &words)?;
                 let arguments =
                     ["-c".to_owned(), file, "-e".to_owned(), folder.join("error.log").display().to_string()];
-                Running::start(PROXY_CORE, &place.tools.nginx, &arguments, &log)?
+                Running::start(PROXY_CORE, &place.tools.nginx, &arguments, &openssl, &log)?
             }
             Kind::Haproxy => {
                 let file = haproxy_files(place, &folder, hosts, &words)?;
-                Running::start(PROXY_CORE, &place.tools.haproxy, &["-db".to_owned(), "-f".to_owned(), file], &log)?
+                Running::start(
+                    PROXY_CORE,
+                    &place.tools.haproxy,
+                    &["-db".to_owned(), "-f".to_owned(), file],
+                    &openssl,
+                    &log,
+                )?
             }
             Kind::Envoy => {
                 let file = envoy_files(place, &folder, hosts, &words)?;
                 let arguments =
                     ["-c", &file, "--concurrency", "1", "-l", "error", "--disable-hot-restart"].map(str::to_owned);
-                Running::start(PROXY_CORE, &place.tools.envoy, &arguments, &log)?
+                Running::start(PROXY_CORE, &place.tools.envoy, &arguments, &openssl, &log)?
             }
         };
         let mut proxy = Self { kind, http, https, running, began_with: Vec::new(), folder, added: Vec::new(), hosts };

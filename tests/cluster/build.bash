@@ -17,7 +17,7 @@ build() {
   [[ $1 == *.test ]] && verb=(test -c)
   (
     flock 9
-    cd "$2"
-    go "${verb[@]}" -trimpath -buildvcs=false -ldflags "-s -w $3" -o "$out/$1" "$4"
+    cd "$2" &&
+      go "${verb[@]}" -trimpath -buildvcs=false -ldflags "-s -w $3" -o "$out/$1" "$4"
   ) 9>"$out/lock" || fail "$1 cannot be built with $(go version 2>&1 | head -1)"
 }

@@ -22,7 +22,9 @@ use crate::config::{AccessLogMode, ListenerProtocol, LogFormat, Origins, Setting
 use crate::control::cutover::edit::{self, EditError};
 use crate::control::cutover::{Board, Driver, Moment, RegistryTally, Timestamp};
 use crate::control::provider::directory::Directory;
-use crate::control::provider::feed;
+#[cfg(feature = "kubernetes")]
+use crate::control::provider::kubernetes::{Kubernetes, KubernetesError, Scope};
+use crate::control::provider::{Age, feed};
 use crate::control::translate::{Change, Options as TranslateOptions, Translator};
 use crate::control::{Control, Cycle, Report};
 use crate::drain::{Drain, Phase};
@@ -48,6 +50,9 @@ use crate::telemetry::stats::{ColorLabels, Registry};
 pub enum Source {
     /// A folder (or file) of manifests, watched.
     Directory(PathBuf),
+    /// An API server, watched.
+    #[cfg(feature = "kubernetes")]
+    Kubernetes(Scope),
     /// These, and nothing else ever.
     Embedded(Vec<Change>),
 }
@@ -88,6 +93,10 @@ pub enum AppError {
         /// What the system says.
         source: std::io::Error,
     },
+    /// Nothing says how an API server is reached.
+    #[cfg(feature = "kubernetes")]
+    #[error(transparent)]
+    Kubernetes(#[from] KubernetesError),
     /// The access log cannot be opened.
     #[error("access_log.path: cannot open {}: {source}", path.display())]
     AccessLog {
@@ -139,6 +148,8 @@ pub fn run(settings: Settings, origins: &Origins, source: Source, announce: impl
     let access_log = open_access_log(&settings)?;
     let manifests = match &source {
         Source::Directory(path) => Some(path.clone()),
+        #[cfg(feature = "kubernetes")]
+        Source::Kubernetes(_) => None,
         Source::Embedded(_) => None,
     };
     let (provider, batches) = open_source(source)?;
@@ -171,6 +182,7 @@ pub fn run(settings: Settings, origins: &Origins, source: Source, announce: impl
         report: report.clone(),
         backends: backends.clone(),
         board: board.clone(),
+        age: provider.age(),
     };
     sources.facts = Box::new(move || facts.read(&logs_control));
     let admin_error = |source| AppError::Admin { address: settings.admin.address, source };
@@ -199,7 +211,7 @@ pub fn run(settings: Settings, origins: &Origins, source: Source, announce: impl
                     Asked::Reload => reload(&provider, &access_log),
                 },
                 () = tokio::time::sleep(Duration::from_secs(5)) => {
-                    tracing::warn!("still waiting for the first full load of the manifests");
+                    tracing::warn!("still waiting for the first full load");
                 }
             }
         }
@@ -270,10 +282,23 @@ fn open_access_log(settings: &Settings) -> Result<AccessLog, AppError> {
 /// What feeds the control loop, for as long as it is kept.
 enum Provider {
     Directory(Directory),
+    #[cfg(feature = "kubernetes")]
+    Kubernetes(Kubernetes),
     Embedded {
         /// Dropping it would tell the loop that its provider has ended.
         _sender: feed::Sender,
     },
+}
+
+impl Provider {
+    /// How old what it says may be, if it cannot always know.
+    fn age(&self) -> Option<Arc<Age>> {
+        match self {
+            #[cfg(feature = "kubernetes")]
+            Self::Kubernetes(kubernetes) => Some(kubernetes.age().clone()),
+            Self::Directory(_) | Self::Embedded { .. } => None,
+        }
+    }
 }
 
 fn open_source(source: Source) -> Result<(Provider, feed::Receiver), AppError> {
@@ -282,6 +307,11 @@ fn open_source(source: Source) -> Result<(Provider, feed::Receiver), AppError> {
             Ok((directory, batches)) => Ok((Provider::Directory(directory), batches)),
             Err(source) => Err(AppError::Watch { path, source }),
         },
+        #[cfg(feature = "kubernetes")]
+        Source::Kubernetes(scope) => {
+            let (kubernetes, batches) = Kubernetes::watch(&scope)?;
+            Ok((Provider::Kubernetes(kubernetes), batches))
+        }
         Source::Embedded(changes) => {
             let (sender, batches) = feed::channel();
             sender.send(feed::Batch { changes, verdicts: Vec::new(), complete: true, seen: Instant::now() });
@@ -558,6 +588,7 @@ struct FactSources {
     report: Arc<Report>,
     backends: Arc<arc_swap::ArcSwap<Vec<Arc<crate::proxy::backend::Backend>>>>,
     board: Arc<Board>,
+    age: Option<Arc<Age>>,
 }
 
 type LogControls = (Option<crate::telemetry::sink::SinkSender>, Option<crate::telemetry::sink::SinkSender>);
@@ -590,6 +621,7 @@ impl FactSources {
             ready_endpoints,
             generation,
             last_publish: (generation > 0).then(|| self.report.last_publish()),
+            view_age: self.age.as_ref().map(|age| age.read().as_secs_f64()),
             rejected_objects: self.report.rejected().values().map(|count| *count as u64).sum(),
             certificates: certificates.into_iter().collect(),
             cutovers: CutoverFacts {

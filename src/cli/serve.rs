@@ -30,6 +30,8 @@ impl ServeError {
     pub fn exit(&self) -> Exit {
         match self.0 {
             AppError::AccessLog { .. } | AppError::Log(_) => Exit::Usage,
+            #[cfg(feature = "kubernetes")]
+            AppError::Kubernetes(_) => Exit::Usage,
             _ => Exit::Unreachable,
         }
     }

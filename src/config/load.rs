@@ -27,6 +27,15 @@ pub struct Flags {
     /// Folder (or file) of manifests, watched
     #[arg(long, value_name = "DIR")]
     pub manifests: Option<String>,
+    /// Watch an API server; in a pod without a folder it is done unless this says `false`
+    #[arg(long, value_name = "BOOLEAN", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub kubernetes: Option<String>,
+    /// How the API server is reached; default: KUBECONFIG, in a pod its service account, else ~/.kube/config
+    #[arg(long, value_name = "FILE")]
+    pub kubeconfig: Option<String>,
+    /// Namespaces that are watched, separated by commas; default: all
+    #[arg(long, value_name = "NAMES")]
+    pub namespace: Option<String>,
     /// Threads that serve requests
     #[arg(long, value_name = "N")]
     pub workers: Option<String>,
@@ -49,6 +58,9 @@ impl Flags {
         match flag {
             "--admin" => self.admin.as_deref(),
             "--manifests" => self.manifests.as_deref(),
+            "--kubernetes" => self.kubernetes.as_deref(),
+            "--kubeconfig" => self.kubeconfig.as_deref(),
+            "--namespace" => self.namespace.as_deref(),
             "--workers" => self.workers.as_deref(),
             "--log-level" => self.log_level.as_deref(),
             "--log-format" => self.log_format.as_deref(),

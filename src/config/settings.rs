@@ -86,6 +86,14 @@ impl std::fmt::Debug for Admin {
 pub struct Provider {
     /// A folder of manifests (or one file), watched. Default: none.
     pub directory: Option<PathBuf>,
+    /// Whether an API server is watched. Default no; a pod does it unless it has a folder or was told not to.
+    pub kubernetes: bool,
+    /// How the API server is reached. Default: `KUBECONFIG`, in a pod its service account, else `~/.kube/config`.
+    pub kubeconfig: Option<PathBuf>,
+    /// Namespaces that are watched. Default: none is named, and all are watched.
+    pub namespaces: Vec<String>,
+    /// Label selector of Ingresses, Gateways and HTTPRoutes. Default: none; what they refer to needs no labels.
+    pub selector: Option<String>,
 }
 
 /// What one peer may ask for. Sizes are in bytes.
@@ -278,7 +286,13 @@ impl Default for Settings {
                 listener("https", 8443, ListenerProtocol::Https),
             ],
             admin: Admin { address: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9900), token: None },
-            provider: Provider { directory: None },
+            provider: Provider {
+                directory: None,
+                kubernetes: false,
+                kubeconfig: None,
+                namespaces: Vec::new(),
+                selector: None,
+            },
             workers: std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
             limits: Limits {
                 method: 32,

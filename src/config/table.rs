@@ -4,7 +4,8 @@ use std::fmt::Write;
 
 use super::settings::{AccessLogMode, LogFormat, LogLevel, Settings, Underscores};
 use super::value::{
-    address, boolean, choice, count, duration, networks, optional_path, output, share, size, token, workers,
+    address, boolean, choice, count, duration, names, networks, optional_path, output, selector, share, size, token,
+    workers,
 };
 
 /// One setting.
@@ -41,7 +42,7 @@ impl Setting {
 
     /// Whether the value is a list.
     pub fn list(&self) -> bool {
-        self.key == "trusted_proxies"
+        matches!(self.key, "trusted_proxies" | "provider.namespaces")
     }
 }
 
@@ -78,6 +79,10 @@ table! {
     "admin.address" Some("--admin"), admin.address = address(), "where health, metrics and the operator's calls are served";
     "admin.token" NO_FLAG, admin.token = token(), "what mutating calls must bring as bearer token; without it they are off";
     "provider.directory" Some("--manifests"), provider.directory = optional_path(), "folder (or file) of manifests, watched";
+    "provider.kubernetes" Some("--kubernetes"), provider.kubernetes = boolean(), "watch an API server; in a pod without a folder it is done unless this says false";
+    "provider.kubeconfig" Some("--kubeconfig"), provider.kubeconfig = optional_path(), "how the API server is reached; default: KUBECONFIG, in a pod its service account, else ~/.kube/config";
+    "provider.namespaces" Some("--namespace"), provider.namespaces = names(), "namespaces that are watched; default: all";
+    "provider.selector" NO_FLAG, provider.selector = selector(), "label selector of the Ingresses, Gateways and HTTPRoutes that are looked at; default: all";
     "workers" Some("--workers"), workers = workers(), "threads that serve requests; default: the cores this process may use";
     "limits.method" NO_FLAG, limits.method = size(1, 256), "length of a method";
     "limits.target" NO_FLAG, limits.target = size(256, 65536), "length of a request target; beyond it 414";

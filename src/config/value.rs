@@ -214,6 +214,50 @@ pub mod optional_path {
     }
 }
 
+/// Names of namespaces.
+pub mod names {
+    pub fn accepts() -> String {
+        "names of namespaces, each of at most 63 of a-z, 0-9 and -".to_owned()
+    }
+
+    pub fn read(text: &str) -> Option<Vec<String>> {
+        // RFC 1123, a label.
+        let legal = |name: &str| {
+            name.len() <= 63
+                && !name.starts_with('-')
+                && !name.ends_with('-')
+                && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+        };
+        let words = text.split(',').map(str::trim).filter(|word| !word.is_empty());
+        let mut names: Vec<String> = words.map(|word| legal(word).then(|| word.to_owned())).collect::<Option<_>>()?;
+        names.sort();
+        names.dedup();
+        Some(names)
+    }
+
+    pub fn show(value: &[String]) -> String {
+        value.join(",")
+    }
+}
+
+/// A label selector that may be absent. The API server knows its syntax better; here only what no selector has is refused.
+pub mod selector {
+    pub fn accepts() -> String {
+        "a label selector like team=shop or edge in (a, b)".to_owned()
+    }
+
+    #[expect(clippy::option_option, reason = "the outer one is of reading, the inner one of the setting")]
+    pub fn read(text: &str) -> Option<Option<String>> {
+        let legal = |b: u8| b.is_ascii_alphanumeric() || b"-_./=!,() ".contains(&b);
+        let text = text.trim();
+        text.bytes().all(legal).then(|| (!text.is_empty()).then(|| text.to_owned()))
+    }
+
+    pub fn show(value: &Option<String>) -> String {
+        value.clone().unwrap_or_default()
+    }
+}
+
 /// `stdout` or a path.
 pub mod output {
     use std::path::{Path, PathBuf};

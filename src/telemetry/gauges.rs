@@ -37,6 +37,24 @@ impl Count {
     }
 }
 
+/// One more, until it is dropped, by a panic too.
+#[derive(Debug)]
+pub struct OneMore<'a>(&'a Count);
+
+impl<'a> OneMore<'a> {
+    /// Adds one.
+    pub fn of(count: &'a Count) -> Self {
+        count.add(1);
+        Self(count)
+    }
+}
+
+impl Drop for OneMore<'_> {
+    fn drop(&mut self) {
+        self.0.sub(1);
+    }
+}
+
 /// Counters of one worker.
 #[derive(Debug, Default)]
 pub struct Counters {

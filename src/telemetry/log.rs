@@ -86,7 +86,13 @@ pub fn filter(given: &str) -> Result<EnvFilter, LogError> {
 /// # Errors
 /// When the filter cannot be read, or when there is a log already.
 pub fn init(level: &str, format: Format) -> Result<LogGuard, LogError> {
-    let filter = filter(level)?;
+    let mut filter = filter(level)?;
+    if !matches!(level, "debug" | "trace")
+        && let Ok(silent) = "kube_client=off".parse()
+    {
+        // It has a line for every attempt that failed; the provider says once what is wrong.
+        filter = filter.add_directive(silent);
+    }
     let terminal = io::stderr().is_terminal();
     let json = match format {
         Format::Auto => !terminal,

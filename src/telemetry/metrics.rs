@@ -28,6 +28,8 @@ pub struct Facts {
     pub generation: u64,
     /// When it was published, seconds since the Unix epoch.
     pub last_publish: Option<f64>,
+    /// How old the provider's view of the world may be, seconds; `None` where that cannot happen.
+    pub view_age: Option<f64>,
     /// Objects that are not served, or not as a whole.
     pub rejected_objects: u64,
     /// Certificates by their Secret, with the end of their validity in seconds since the Unix epoch.
@@ -207,6 +209,7 @@ impl Page<'_> {
         let facts = self.facts;
         families.of("weir_config_generation").add(&[], facts.generation as f64);
         families.of("weir_config_last_publish_timestamp_seconds").add_some(&[], facts.last_publish);
+        families.of("weir_config_view_age_seconds").add_some(&[], facts.view_age);
         families.of("weir_config_rejected_objects").add(&[], facts.rejected_objects as f64);
         let certificates: BTreeMap<&ObjectName, i64> =
             facts.certificates.iter().map(|(name, end)| (name, *end)).collect();

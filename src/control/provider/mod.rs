@@ -1,10 +1,13 @@
 //! Where objects come from. A provider publishes [`Change`](super::translate::Change)s; nothing before its first full
 //! listing, and never an object that did not really change.
 
+mod age;
 mod catalog;
 pub mod check;
 pub mod directory;
 pub mod feed;
+#[cfg(feature = "kubernetes")]
+pub mod kubernetes;
 mod listing;
 pub mod manifest;
 mod text;
@@ -13,6 +16,7 @@ use std::io::{self, Read};
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+pub use age::Age;
 pub use directory::Directory;
 pub use feed::{Batch, Receiver};
 pub use manifest::{Located, Problem};

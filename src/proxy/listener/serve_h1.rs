@@ -17,7 +17,7 @@ use crate::proxy::wire::pump::{BodySource, Coding, Pump, PumpError};
 use crate::proxy::wire::server::{Arrival, Connection, IncomingBody};
 use crate::proxy::wire::timers::Timer;
 use crate::proxy::wire::{Headers, Version};
-use crate::telemetry::gauges::ListenerCounters;
+use crate::telemetry::gauges::{ListenerCounters, OneMore};
 
 /// Bytes of an unread request body that are read so that the connection can be kept.
 const DISCARD: usize = 64 * 1024;
@@ -53,18 +53,18 @@ pub(super) async fn serve(
                 let mut running = running.unwrap_or_else(|| Running::new(context));
                 running.begin();
                 let body = refuse(context, &mut running, fault);
-                counters.active.add(1);
+                let active = OneMore::of(&counters.active);
                 Box::pin(send(context, connection, &mut running, body, false)).await;
-                counters.active.sub(1);
+                drop(active);
                 linger(context, connection, &timer).await;
                 return After::Closed;
             }
         };
         first = false;
         let Some(running) = running else { return After::Closed };
-        counters.active.add(1);
+        let active = OneMore::of(&counters.active);
         let outcome = Box::pin(exchange(context, origin, connection, running, meta)).await;
-        counters.active.sub(1);
+        drop(active);
         match outcome {
             Outcome::Next => {}
             Outcome::Close => {
@@ -102,7 +102,7 @@ async fn next(
     let mut running = None;
     let mut begun = first;
     let mut farewell = false;
-    counters.idle.add(1);
+    let idle = OneMore::of(&counters.idle);
     let waited = poll_fn(|cx| {
         let limits = &context.options.limits.head;
         match connection.poll_head(cx, limits, preface, &mut running, || Running::new(context)) {
@@ -129,7 +129,7 @@ async fn next(
         Poll::Pending
     })
     .await;
-    counters.idle.sub(1);
+    drop(idle);
     timer.clear();
     (waited, running)
 }

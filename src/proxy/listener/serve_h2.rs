@@ -71,7 +71,7 @@ pub(super) async fn serve(
             async move { Ok::<_, std::convert::Infallible>(answer(&context, &origin, stream, &responses, request).await) }
         })
     };
-    let mut connection = std::pin::pin!(builder.serve_connection(stream, service));
+    let mut connection = Box::pin(builder.serve_connection(stream, service));
     let timer = context.timers.timer();
     let idle = context.options.timeouts.keep_alive.as_nanos() as u64;
     let stalled = context.options.timeouts.tunnel_idle.as_nanos() as u64;
@@ -115,6 +115,13 @@ pub(super) async fn serve(
     .await;
     if let Some(flood) = progress.flood() {
         counters.floods[flood as usize].add(1);
+    }
+    // The stream outlives its connection until its last words are said, in bounded time. Until then the client's place is
+    // taken.
+    drop(connection);
+    tokio::task::yield_now().await;
+    while progress.moved().is_some() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
 
@@ -166,7 +173,7 @@ async fn answer(
         Err(fault) => refuse(context, &mut running, fault),
     };
     let status = StatusCode::from_u16(running.response.status).unwrap_or(StatusCode::BAD_GATEWAY);
-    let no_body = running.request.method() == "HEAD" || status.as_u16() == 204 || status.as_u16() == 304;
+    let no_body = running.request.is_head() || status.as_u16() == 204 || status.as_u16() == 304;
     let headers = map_of(&running.response.headers).unwrap_or_default();
     let length = running.content_length;
     let idle = match length {

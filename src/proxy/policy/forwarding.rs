@@ -146,15 +146,11 @@ pub fn write(head: &mut RequestHead, arrival: &Arrival, extra: Extra, random: u1
     }
 }
 
-/// Sets a field. Most requests do not have it yet, and then it is written in its place at once.
+/// Replaces a field, or adds it.
 #[inline]
 fn put(headers: &mut Headers, name: Name, write: impl FnOnce(&mut Vec<u8>)) {
-    if !headers.may_have(name) {
-        return headers.append_known(name, write);
-    }
-    let mut value = Vec::new();
-    write(&mut value);
-    headers.set(name.text(), &value);
+    headers.remove_known(name);
+    headers.append_known(name, write);
 }
 
 /// Appends to a list, which becomes one field.

@@ -55,7 +55,8 @@ pub fn strip_request(head: &mut RequestHead, underscores: Underscores) -> Result
 }
 
 /// Removes from the trailers of a request what a backend that merges them into the headers must not take from a client:
-/// the fields that `Connection` could not remove either (RFC 9110 section 6.5.1).
+/// the fields that `Connection` could not remove either (RFC 9110 section 6.5.1). Names that only a route's own edits know
+/// are not among them.
 pub fn strip_request_trailers(trailers: &mut Headers, underscores: Underscores) {
     trailers
         .retain(|field| !is_protected(field.name) && (underscores == Underscores::Keep || !field.name.contains(&b'_')));
@@ -122,7 +123,6 @@ fn is_protected(option: &[u8]) -> bool {
         "range",
         "origin",
         "set-cookie",
-        "tracestate",
         "x-original-url",
         "x-rewrite-url",
         "x-weir-reason",
@@ -138,6 +138,7 @@ fn is_protected(option: &[u8]) -> bool {
             | Name::XRealIp
             | Name::XRequestId
             | Name::Traceparent
+            | Name::Tracestate
             | Name::GrpcTimeout
             | Name::Expect
     );

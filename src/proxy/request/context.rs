@@ -114,7 +114,7 @@ impl Context {
         self.time.get()
     }
 
-    /// Reads the clock. Every task of a worker does so whenever it is polled; see [`Context::spawn`].
+    /// Reads the clock. Every task that asks for the time does so whenever it is polled; see [`Context::spawn`].
     #[inline]
     pub fn tick(&self) {
         self.time.set(clock::now());

@@ -160,6 +160,7 @@ pub fn may_trail(name: Name) -> bool {
                 | Name::ContentLength
                 | Name::Expect
                 | Name::Authorization
+                | Name::ProxyAuthorization
                 | Name::Cookie
                 | Name::ContentType
                 | Name::XForwardedFor

@@ -4,16 +4,18 @@
 //! The library above limits some floods and not others (pings, settings, window updates, priorities, resets of streams that
 //! were already looked at are without limit there). This is a pure machine over the plain bytes of both directions: it reads
 //! the nine bytes at the head of every frame, skips payloads, owns nothing and asks for the time only when a budget is used
-//! up. The stream below hyper ([`super::stream`]) feeds it and ends the connection; whoever serves counts why.
+//! up or a stream is reset. The stream below hyper ([`super::stream`]) feeds it and ends the connection; whoever serves counts why.
 //!
 //! A budget is a leaky bucket per kind of frame. It empties with time and with useful work: every response head that we
 //! send, and every KiB of DATA, calls for some control frames of an honest client (flow control, bandwidth probes, cancelled
-//! requests). So a client may send as many of them as it likes while it is being served, and few while it is not.
+//! requests). So a client may send as many of them as it likes while it is being served, and few while it is not. A client
+//! that gives up on streams it has waited for (deadlines, while a backend stalls) is no flood either: what makes rapid reset
+//! an attack is that its streams do not live, and so escape the limit on how many there are at once.
 
 /// Why a connection was ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Flood {
-    /// RST_STREAM, of whatever stream (rapid reset, CVE-2023-44487).
+    /// RST_STREAM, of young streams or of too many old ones (rapid reset, CVE-2023-44487).
     Reset,
     /// Streams that we had to refuse or reset for the client's errors (CVE-2025-8671).
     ProvokedReset,
@@ -101,6 +103,12 @@ const PRICES: [Price; BUCKETS] = [
 const BUCKETS: usize = 8;
 const UNKNOWN: usize = 7;
 
+/// A stream that has lived for this long (nanoseconds) may be reset for nothing…
+const WAITED: u64 = 100_000_000;
+
+/// …as long as no more of them are than may be open at once, in as much time.
+const WAITED_RESETS: u32 = 100;
+
 /// For an acknowledgement of a ping, in points beyond the price of a ping: we send few, and for one that nobody asked for
 /// the library writes a line in the log.
 const PONG: u32 = 190;
@@ -147,6 +155,7 @@ impl Sentinel {
                 // What the list needs in frames of 16 KiB, and some that are not full.
                 most_pieces: (header_list / (16 * 1024) * 5 / 4).max(5),
                 settled: now,
+                marked: now,
                 ..Ledger::default()
             },
         }
@@ -198,6 +207,13 @@ struct Ledger {
     most_pieces: u32,
     /// The highest stream that the client has opened.
     last: u32,
+    /// The highest one that had been opened when `marked` was set, and when it was set before that.
+    recent: u32,
+    old: u32,
+    /// Nanoseconds.
+    marked: u64,
+    /// Resets of old streams since then.
+    waited: u32,
     verdict: Option<Flood>,
 }
 
@@ -220,6 +236,7 @@ impl Ledger {
             }
             DATA => (Flood::EmptyData as usize, Flood::EmptyData, 0),
             WINDOW_UPDATE => (Flood::WindowUpdate as usize, Flood::WindowUpdate, 0),
+            RST_STREAM if self.has_waited(frame.stream, now()) => return,
             RST_STREAM => (Flood::Reset as usize, Flood::Reset, 0),
             PING => (Flood::Ping as usize, Flood::Ping, if frame.flags & ACK != 0 { PONG } else { 0 }),
             SETTINGS => (Flood::Settings as usize, Flood::Settings, 0),
@@ -228,6 +245,18 @@ impl Ledger {
         };
         self.spent[bucket] = self.spent[bucket].saturating_add(PRICES[bucket].frame + more);
         self.check(bucket, flood, now);
+    }
+
+    /// Whether a stream that is reset `now` had lived for long enough.
+    fn has_waited(&mut self, stream: u32, now: u64) -> bool {
+        if now.saturating_sub(self.marked) >= WAITED {
+            (self.old, self.recent, self.marked, self.waited) = (self.recent, self.last, now, 0);
+        }
+        if stream > self.old || self.waited >= WAITED_RESETS {
+            return false;
+        }
+        self.waited += 1;
+        true
     }
 
     #[inline]
@@ -440,6 +469,27 @@ mod tests {
         ] {
             assert_eq!(passing(&mut begun(), &bytes, 0), (100_000, None));
         }
+    }
+
+    #[test]
+    fn giving_up_on_streams_that_have_waited_is_no_flood_and_resetting_one_over_and_over_is() {
+        let mut sentinel = begun();
+        let mut stream = 1;
+        // A hundred streams at once, each given up after a quarter of a second, for a minute.
+        for round in 0..240 {
+            let now = round * SECOND / 4;
+            for _ in 0..100 {
+                let reset = number(RST_STREAM, stream - 200.min(stream - 1), 8);
+                assert_eq!(sentinel.receive(&frame(HEADERS, END_HEADERS, stream, b""), || now), None);
+                if round > 0 {
+                    assert_eq!(sentinel.receive(&reset, || now), None, "in round {round}");
+                }
+                stream += 2;
+            }
+        }
+        let (passed, flood) = passing(&mut sentinel, &number(RST_STREAM, 1, 8), 60 * SECOND);
+        assert_eq!(flood, Some(Flood::Reset));
+        assert!(passed <= 2 * 500 + 100, "{passed}");
     }
 
     #[test]

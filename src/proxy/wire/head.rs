@@ -1,6 +1,6 @@
 //! The head of a message: a flat, ordered list of header fields over one byte buffer.
 //!
-//! Nothing is built that a proxy does not need: no map, no string per name, no reference count. A field is four numbers;
+//! Nothing is built that a proxy does not need: no map, no string per name, no reference count. A field is a few numbers;
 //! names are compared once, when a field enters the list, and then known by their [`Name`]. Heads are kept and reused,
 //! so a request on the hot path allocates nothing here. Offsets are `u32`; the limits keep a head far below 4 GiB.
 
@@ -59,6 +59,9 @@ names! {
     UserAgent = "user-agent",
     Authorization = "authorization",
 }
+
+// A set of names has 32 places, one of them for all others.
+const _: () = assert!(Name::ALL.len() < 32);
 
 /// Longest name in the table.
 const LONGEST: usize = 19;
@@ -301,11 +304,6 @@ impl Headers {
     /// Adds a field at the end.
     pub fn append(&mut self, name: &[u8], value: &[u8]) {
         self.append_as(Name::of(name), name, |arena| arena.extend_from_slice(value));
-    }
-
-    /// Adds a field at the end, its value written by `write`.
-    pub fn append_with(&mut self, name: &[u8], write: impl FnOnce(&mut Vec<u8>)) {
-        self.append_as(Name::of(name), name, write);
     }
 
     /// Adds a field of a known name at the end, its value written by `write`.

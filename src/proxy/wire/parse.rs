@@ -485,7 +485,8 @@ fn refuse(error: httparse::Error, input: &[u8]) -> Fault {
         httparse::Error::TooManyHeaders => Fault::HeaderTooLarge,
         httparse::Error::Version => {
             // `GET / HTTP/9.9` is a version we do not speak; `GET / nonsense` is not HTTP.
-            let line = input.split(|byte| *byte == b'\r').next().unwrap_or(input);
+            let begin = input.iter().position(|byte| !matches!(byte, b'\r' | b'\n')).unwrap_or(0);
+            let line = input[begin..].split(|byte| *byte == b'\r').next().unwrap_or(input);
             let version = line.rsplit(|byte| *byte == b' ').next().unwrap_or(line);
             let known_shape = line.iter().filter(|byte| **byte == b' ').count() == 2
                 && version.len() == 8

@@ -139,6 +139,12 @@ pub const METRICS: &[Metric] = &[
         &[],
         "When that generation was published, seconds since the Unix epoch.",
     ),
+    metric(
+        "weir_config_view_age_seconds",
+        Gauge,
+        &[],
+        "How long the API server has not been heard of; 0 while every change is seen as it happens.",
+    ),
     metric("weir_config_rejected_objects", Gauge, &[], "Objects that are not served, or not as a whole."),
     metric(
         "weir_certificate_expiry_timestamp_seconds",
@@ -157,7 +163,12 @@ pub const METRICS: &[Metric] = &[
     metric("weir_cutover_dropped_requests_total", Counter, &[], "Requests that were broken off because of a switch."),
     metric("weir_cutover_rejected_total", Counter, &["reason"], "Cutover annotations that were rejected, by reason."),
     metric("weir_build_info", Gauge, &["version"], "Always 1; the version is a label."),
-    metric("weir_worker_panics_total", Counter, &[], "Connections that ended by a panic in Weir."),
+    metric(
+        "weir_worker_panics_total",
+        Counter,
+        &[],
+        "Tasks (connections, streams, copies) that ended by a panic in Weir.",
+    ),
     metric(
         "weir_worker_publish_age_seconds",
         Gauge,

@@ -136,6 +136,7 @@ fn page(format: Format, per_endpoint: bool) -> String {
         ready_endpoints: vec![(color("web", 80), 2), (color("web", 81), 2)],
         generation: 3,
         last_publish: Some(1.7e9),
+        view_age: Some(2.5),
         rejected_objects: 1,
         certificates: vec![(ObjectName::new("shop", "tls"), 1_800_000_000)],
         cutovers: CutoverFacts {

@@ -1,0 +1,310 @@
+//! One watch of one kind: list page by page, then follow, for ever.
+//!
+//! kube's own watcher does the same, but does not tell when a broken watch is followed again: without that nobody can say
+//! how old the view is, or hold what belongs together until all watches are back.
+
+use std::fmt::Debug;
+use std::pin::pin;
+use std::time::{Duration, Instant};
+
+use futures_util::StreamExt;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::api::{Api, ListParams, WatchParams};
+use kube::core::{Resource, WatchEvent};
+use serde::de::DeserializeOwned;
+use tokio::sync::mpsc;
+use tokio::time::{sleep, timeout};
+
+use super::strip::Watched;
+use super::view::{Failure, News, pause};
+
+/// Objects per page of a listing.
+const PAGE: u32 = 500;
+/// After this many seconds the API server ends a watch; it is followed again where it was.
+const WATCH: u32 = 50;
+/// A watch that says nothing for longer than it lasts is dead.
+const SILENCE: Duration = Duration::from_secs(60);
+/// A watch that lasted no longer than this is not followed by another one at once.
+const SHORT: Duration = Duration::from_secs(2);
+/// How long a page of a listing, or the begin of a watch, is waited for.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Between two looks whether a kind exists by now.
+const ABSENT: Duration = Duration::from_secs(4);
+
+/// What is watched, in words for messages and for rules.
+#[derive(Clone, Debug)]
+pub struct Subject {
+    /// As in the URL: `httproutes`.
+    pub plural: String,
+    /// Empty for the oldest kinds.
+    pub group: String,
+    /// All namespaces if none is named.
+    pub namespace: Option<String>,
+    /// Whether the kind has no namespaces.
+    pub cluster: bool,
+    /// Label selector.
+    pub labels: Option<String>,
+    /// Field selector.
+    pub fields: Option<String>,
+    /// The API server, for messages.
+    pub server: String,
+}
+
+impl Subject {
+    /// `httproutes.gateway.networking.k8s.io in namespace shop`.
+    pub fn text(&self) -> String {
+        let dot = if self.group.is_empty() { "" } else { "." };
+        let fields = self.fields.as_ref().map(|fields| format!(" ({fields})")).unwrap_or_default();
+        let place = match &self.namespace {
+            Some(namespace) => format!(" in namespace {namespace}"),
+            None => String::new(),
+        };
+        format!("{}{dot}{}{fields}{place}", self.plural, self.group)
+    }
+}
+
+/// Where a watch tells what it sees.
+#[derive(Clone)]
+pub struct Outlet {
+    /// The number of the watch.
+    pub number: usize,
+    /// To the view. A full channel slows the API server down, not Weir.
+    pub news: mpsc::Sender<(usize, News)>,
+}
+
+/// The view is gone: the process ends.
+struct Closed;
+
+impl Outlet {
+    async fn say(&self, news: News) -> Result<(), Closed> {
+        self.news.send((self.number, news)).await.map_err(|_| Closed)
+    }
+}
+
+/// How a step ended, other than well.
+enum Stop {
+    /// Nobody listens any more.
+    Closed,
+    /// What was known is too old; list again.
+    Gone,
+    /// The kind does not exist.
+    Absent,
+    Failed(Failure),
+}
+
+impl From<Closed> for Stop {
+    fn from(_: Closed) -> Self {
+        Self::Closed
+    }
+}
+
+/// Watches until nobody listens any more.
+pub async fn run<K>(api: Api<K>, subject: Subject, outlet: Outlet)
+where
+    K: Watched + Resource<DynamicType = ()> + DeserializeOwned + Clone + Debug,
+{
+    let mut watch = Watch { api, subject, outlet, version: None, page: Some(PAGE), failures: 0 };
+    loop {
+        let step = match watch.version.take() {
+            None => watch.list().await,
+            Some(version) => watch.follow(version).await,
+        };
+        let wait = match step {
+            Ok(()) => continue,
+            Err(Stop::Closed) => return,
+            Err(Stop::Gone) => {
+                // The answer to a listing may be this, too: the next page was too old before it was read.
+                if watch.version.take().is_none() {
+                    watch.page = None;
+                }
+                watch.fail()
+            }
+            Err(Stop::Absent) => {
+                watch.version = None;
+                if watch.outlet.say(News::Absent).await.is_err() {
+                    return;
+                }
+                ABSENT.mul_f64(0.75 + 0.5 * fastrand::f64())
+            }
+            Err(Stop::Failed(failure)) => {
+                if watch.outlet.say(News::Failed(failure)).await.is_err() {
+                    return;
+                }
+                watch.fail()
+            }
+        };
+        sleep(wait).await;
+    }
+}
+
+struct Watch<K> {
+    api: Api<K>,
+    subject: Subject,
+    outlet: Outlet,
+    /// What to follow from; `None`: a listing comes first.
+    version: Option<String>,
+    /// Objects per page; `None`: all at once, because pages became too old while they were read.
+    page: Option<u32>,
+    /// In a row.
+    failures: u32,
+}
+
+impl<K> Watch<K>
+where
+    K: Watched + Resource<DynamicType = ()> + DeserializeOwned + Clone + Debug,
+{
+    fn fail(&mut self) -> Duration {
+        self.failures += 1;
+        pause(self.failures, fastrand::f64())
+    }
+
+    async fn list(&mut self) -> Result<(), Stop> {
+        let mut parameters = ListParams {
+            label_selector: self.subject.labels.clone(),
+            field_selector: self.subject.fields.clone(),
+            limit: self.page,
+            ..ListParams::default()
+        };
+        let mut begun = false;
+        loop {
+            let page = match timeout(PATIENCE, self.api.list(&parameters)).await {
+                Ok(Ok(page)) => page,
+                Ok(Err(error)) => return Err(self.stop("list", error)),
+                Err(_) => return Err(self.silent()),
+            };
+            if !std::mem::replace(&mut begun, true) {
+                self.outlet.say(News::Listing).await?;
+            }
+            for object in page.items {
+                self.outlet.say(News::Seen(object.strip())).await?;
+            }
+            match page.metadata.continue_ {
+                Some(token) if !token.is_empty() => parameters.continue_token = Some(token),
+                _ => {
+                    self.outlet.say(News::Listed).await?;
+                    (self.page, self.failures) = (Some(PAGE), 0);
+                    self.version = Some(page.metadata.resource_version.unwrap_or_default());
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    /// Follows from `version`, which is kept up to date also when this fails.
+    async fn follow(&mut self, version: String) -> Result<(), Stop> {
+        let parameters = WatchParams {
+            label_selector: self.subject.labels.clone(),
+            field_selector: self.subject.fields.clone(),
+            timeout: Some(WATCH),
+            ..WatchParams::default()
+        };
+        let begun = timeout(PATIENCE, self.api.watch(&parameters, &version)).await;
+        self.version = Some(version);
+        let events = match begun {
+            Ok(Ok(events)) => events,
+            Ok(Err(error)) => return Err(self.stop("watch", error)),
+            Err(_) => return Err(self.silent()),
+        };
+        self.outlet.say(News::Alive).await?;
+        let mut events = pin!(events);
+        let begun = Instant::now();
+        loop {
+            let event = match timeout(SILENCE, events.next()).await {
+                Ok(Some(Ok(event))) => event,
+                Ok(Some(Err(error))) => return Err(self.stop("watch", error)),
+                // The end of its time, or of the connection: both are followed by another watch.
+                Ok(None) if begun.elapsed() > SHORT => return Ok(()),
+                Ok(None) => {
+                    sleep(self.fail()).await;
+                    return Ok(());
+                }
+                Err(_) => return Err(self.silent()),
+            };
+            self.failures = 0;
+            match event {
+                WatchEvent::Added(object) | WatchEvent::Modified(object) => {
+                    self.at(object.meta());
+                    self.outlet.say(News::Seen(object.strip())).await?;
+                }
+                WatchEvent::Deleted(object) => {
+                    self.at(object.meta());
+                    self.outlet.say(News::Gone(K::reference(object.meta()))).await?;
+                }
+                WatchEvent::Bookmark(bookmark) => {
+                    self.version = Some(bookmark.metadata.resource_version);
+                    self.outlet.say(News::Alive).await?;
+                }
+                WatchEvent::Error(status) => return Err(self.stop("watch", kube::Error::Api(status))),
+            }
+        }
+    }
+
+    fn at(&mut self, metadata: &ObjectMeta) {
+        if let Some(version) = &metadata.resource_version {
+            self.version = Some(version.clone());
+        }
+    }
+
+    fn silent(&self) -> Stop {
+        Stop::Failed(Failure {
+            text: format!("the API server at {} does not answer in time", self.subject.server),
+            fix: "see whether it is overloaded, and whether the network leads to it".to_owned(),
+            answered: false,
+        })
+    }
+
+    fn stop(&self, verb: &str, error: kube::Error) -> Stop {
+        let Subject { server, .. } = &self.subject;
+        let what = self.subject.text();
+        // 500 and more is what a server says that is not all there yet, or not any more.
+        let answered = match &error {
+            kube::Error::Api(status) => status.code < 500,
+            error => matches!(error, kube::Error::SerdeError(_)),
+        };
+        let (text, fix) = match error {
+            kube::Error::Api(status) => match status.code {
+                410 => return Stop::Gone,
+                404 => return Stop::Absent,
+                401 => (
+                    format!("the API server at {server} does not know who this is (401)"),
+                    "give a valid token or client certificate; in a pod, see whether its ServiceAccount still exists"
+                        .to_owned(),
+                ),
+                403 => (format!("may not {verb} {what}: {}", status.message), self.rule()),
+                code => (
+                    format!("cannot {verb} {what}: {} ({code})", status.message),
+                    "see the API server's log".to_owned(),
+                ),
+            },
+            error @ kube::Error::SerdeError(_) => (
+                format!("cannot read what the API server says of {what}: {error}"),
+                "see whether the server is a Kubernetes API server of version 1.25 or later".to_owned(),
+            ),
+            error => (
+                format!("the API server at {server} cannot be reached: {}", innermost(&error)),
+                "start it, or correct the address and the CA (server and certificate-authority of the kubeconfig)"
+                    .to_owned(),
+            ),
+        };
+        Stop::Failed(Failure { text, fix, answered })
+    }
+
+    /// What RBAC lacks.
+    fn rule(&self) -> String {
+        let Subject { plural, group, namespace, cluster, .. } = &self.subject;
+        let role = match namespace {
+            Some(namespace) if !cluster => format!("the Role in namespace {namespace}"),
+            _ => "the ClusterRole".to_owned(),
+        };
+        format!("add to {role}: {{apiGroups: [\"{group}\"], resources: [{plural}], verbs: [get, list, watch]}}")
+    }
+}
+
+/// The reason below all wrapping.
+fn innermost(error: &dyn std::error::Error) -> String {
+    let mut reason = error;
+    while let Some(source) = reason.source() {
+        reason = source;
+    }
+    reason.to_string()
+}

@@ -100,7 +100,7 @@ table! {
     "limits.h2_header_list" NO_FLAG, limits.h2_header_list = size(1024, MIB), "size of a decoded HTTP/2 header list";
     "limits.h2_pending_resets" NO_FLAG, limits.h2_pending_resets = count(1, 1000), "streams a peer may reset before they were looked at; beyond it GOAWAY";
     "limits.h2_local_resets" NO_FLAG, limits.h2_local_resets = count(1, 100_000), "streams of a connection that Weir had to reset; beyond it GOAWAY";
-    "limits.h2_overhead" NO_FLAG, limits.h2_overhead = count(0, 1_000_000), "points for HTTP/2 control frames of one kind that no request or data called for: a window update takes 1, a reset 2, a ping or settings 10; beyond it GOAWAY; 0 is no limit";
+    "limits.h2_overhead" NO_FLAG, limits.h2_overhead = count(0, 1_000_000), "points for HTTP/2 control frames of one kind that no answer or data called for: a window update takes 1, a reset 2, a ping or settings 10; budgets empty with time; beyond it GOAWAY; 0 is no limit";
     "timeouts.tls_handshake" NO_FLAG, timeouts.tls_handshake = duration("100ms", "5m"), "a TLS handshake";
     "timeouts.request_head" NO_FLAG, timeouts.request_head = duration("100ms", "10m"), "from the first byte of a request to the end of its head";
     "timeouts.body_idle" NO_FLAG, timeouts.body_idle = duration("100ms", "1h"), "between two pieces of a body";

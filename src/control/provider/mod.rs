@@ -8,6 +8,7 @@ pub mod feed;
 mod listing;
 pub mod manifest;
 mod text;
+mod writers;
 
 use std::io::{self, Read};
 use std::path::Path;

@@ -4,7 +4,7 @@
 //! cannot be read keeps its last good content, and so does a single object whose document went bad; a change is reported
 //! only where an object really differs from what was published before.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -48,6 +48,28 @@ impl Catalog {
     /// Whether objects of this file are in use.
     pub fn has_objects(&self, file: &Path) -> bool {
         self.files.get(file).is_some_and(|file| !file.objects.is_empty())
+    }
+
+    /// Whether this file, read as this, would no longer say something of an object that it says now.
+    pub fn loses(&self, file: &Path, parsed: &Parsed) -> bool {
+        let Some(before) = self.files.get(file).filter(|_| !parsed.broken) else { return false };
+        // Names are costly to compare in large files, and nearly all documents are what they were.
+        let prints = |objects: &[Located]| objects.iter().filter_map(|at| at.print).collect::<HashSet<u64>>();
+        let (old, new) = (prints(&before.objects), prints(&parsed.objects));
+        let not_in = |prints: &HashSet<u64>, at: &Located| at.print.is_none_or(|print| !prints.contains(&print));
+        let mut lost: HashSet<ObjectRef> =
+            before.objects.iter().filter(|at| not_in(&new, at)).map(|at| at.object.reference()).collect();
+        if lost.is_empty() {
+            return false;
+        }
+        for at in parsed.objects.iter().filter(|at| not_in(&old, at)) {
+            lost.remove(&at.object.reference());
+        }
+        // What is refused is not lost: its last good content stays.
+        for refused in parsed.problems.iter().filter_map(|problem| problem.object.as_ref()) {
+            lost.remove(refused);
+        }
+        !lost.is_empty()
     }
 
     /// What a new reading of this file need not read again.

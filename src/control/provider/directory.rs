@@ -1,7 +1,8 @@
 //! A folder of manifests, watched.
 //!
 //! Invariant: what is published is what the folder last said *completely*. Saves that happen in steps (truncate and
-//! write, delete and create, rename over, a swapped symbolic link) are seen as one; a folder that vanishes changes nothing.
+//! write, delete and create, rename over, a swapped symbolic link) are seen as one; a file that a writer holds open is not
+//! looked at (see [`writers`](super::writers)); a folder that vanishes changes nothing.
 //! Events of the file system only say *when* to look: what is true is always read from the files, and a slow scan finds
 //! what events missed. Runs on its own thread; writes to a [`feed`].
 
@@ -20,14 +21,15 @@ use super::feed::{self, Batch};
 use super::listing::{self, Identity, Stamp};
 use super::manifest::{Known, Problem, parse_again};
 use super::text::fingerprint;
+use super::writers::Writers;
 use super::{parallel_map, read_text};
 use crate::model::Severity;
 
 /// Quiet time after which a burst of events counts as over when every file in it was closed by its writer or renamed into
 /// its place: nothing of these is missing, so only what is saved together is waited for.
 const QUIET_WHOLE: Duration = Duration::from_millis(1);
-/// The same while a file is open for writing, or was taken away: more is likely to follow, and what is there is half.
-const QUIET_OPEN: Duration = Duration::from_millis(25);
+/// The same after a file was taken away, or came without being written: more is likely to follow.
+const QUIET_STEPS: Duration = Duration::from_millis(25);
 /// The same after events that call for a look at everything: longer than the steps of a swap of folders.
 const QUIET: Duration = Duration::from_millis(5);
 /// A folder that is written to all the time is looked at this often.
@@ -35,12 +37,16 @@ const LONGEST_BURST: Duration = Duration::from_millis(50);
 /// How long a file that vanished or became empty is taken for one that is just being saved. With the longest burst it
 /// stays below the 200 ms within which every change is promised.
 const GRACE: Duration = Duration::from_millis(120);
+/// The same for a whole file that lost some of its objects: `cat a > f; cat b >> f` appends at once.
+const GRACE_LESS: Duration = Duration::from_millis(5);
 /// How often everything is looked at although no event came (network file systems send none; queues overflow).
 const SCAN_EVERY: Duration = Duration::from_secs(2);
 /// A scan may take at most this share of the time: one part in so many.
 const SCAN_SHARE: u32 = 50;
 /// A file changed less than this before it was read may change again without its time stamp telling.
 const YOUNG: Duration = Duration::from_millis(100);
+/// Whether the system tells when a writer closes a file (inotify does). Where it does not, nobody is waited for.
+const CLOSING_IS_TOLD: bool = cfg!(any(target_os = "linux", target_os = "android"));
 
 /// A watched folder (or single file). Dropping it ends the watch and closes the feed.
 pub struct Directory {
@@ -101,8 +107,10 @@ struct Watch {
     /// Directories outside the folder, or hidden in it, that hold what links in it point to.
     linked: BTreeSet<PathBuf>,
     files: HashMap<PathBuf, Seen>,
-    /// Files that vanished or became empty, and until when that may be half of a save.
-    doubtful: BTreeMap<PathBuf, Instant>,
+    /// Files that vanished, became empty or hold less, and until when that may be half of a save.
+    doubtful: BTreeMap<PathBuf, Doubt>,
+    /// Files that are being written, by the path that events name.
+    writers: Writers,
     catalog: Catalog,
     /// What is wrong with the folder itself, or with parts of it.
     troubles: Vec<Problem>,
@@ -122,13 +130,18 @@ struct Seen {
     settled: bool,
 }
 
+struct Doubt {
+    since: Instant,
+    until: Instant,
+}
+
 /// What a burst of events calls for.
 #[derive(Default)]
 struct Dirty {
     everything: bool,
     files: BTreeSet<PathBuf>,
-    /// Those of `files` that may be in the middle of a save.
-    open: BTreeSet<PathBuf>,
+    /// Manifests that may be between two steps of a save.
+    steps: BTreeSet<PathBuf>,
     /// Watched directories that were removed or renamed: their watch is gone or belongs to another path.
     lost: BTreeSet<PathBuf>,
 }
@@ -136,10 +149,10 @@ struct Dirty {
 impl Dirty {
     /// How long nothing may happen for the burst to be over.
     fn quiet(&self) -> Duration {
-        match (self.everything, self.open.is_empty()) {
-            (true, _) => QUIET,
+        match (self.everything, self.steps.is_empty()) {
+            (_, false) => QUIET_STEPS,
+            (true, true) => QUIET,
             (false, true) => QUIET_WHOLE,
-            (false, false) => QUIET_OPEN,
         }
     }
 }
@@ -152,6 +165,7 @@ impl Watch {
             linked: BTreeSet::new(),
             files: HashMap::new(),
             doubtful: BTreeMap::new(),
+            writers: Writers::default(),
             catalog: Catalog::default(),
             troubles: Vec::new(),
             complete: false,
@@ -162,15 +176,15 @@ impl Watch {
     }
 
     fn run(mut self, inbox: &mpsc::Receiver<Message>) {
-        self.look(Dirty { everything: true, ..Dirty::default() }, Instant::now());
+        let now = Instant::now();
+        self.look(Dirty { everything: true, ..Dirty::default() }, now, now);
         loop {
-            let wake = self.doubtful.values().copied().fold(self.next_scan, Instant::min);
-            let first = inbox.recv_timeout(wake.saturating_duration_since(Instant::now()));
+            let first = inbox.recv_timeout(self.wake().saturating_duration_since(Instant::now()));
             let seen = Instant::now();
             let mut dirty = Dirty::default();
             match first {
                 Ok(message) => {
-                    if !self.note(&mut dirty, message) || !self.collect(&mut dirty, inbox, seen) {
+                    if !self.note(&mut dirty, message, seen) || !self.collect(&mut dirty, inbox, seen) {
                         return;
                     }
                 }
@@ -178,22 +192,37 @@ impl Watch {
                 Err(RecvTimeoutError::Disconnected) => return,
             }
             let now = Instant::now();
-            dirty.everything |= now >= self.next_scan;
-            dirty.files.extend(self.doubtful.iter().filter(|(_, until)| **until <= now).map(|(path, _)| path.clone()));
+            self.note_time(&mut dirty, now);
             if dirty.everything || !dirty.files.is_empty() {
-                self.look(dirty, seen);
+                self.look(dirty, seen, now);
             }
         }
     }
 
+    /// When something is to be done although nothing happens.
+    fn wake(&self) -> Instant {
+        let doubts = self.doubtful.values().map(|doubt| doubt.until);
+        doubts.chain(self.writers.next()).fold(self.next_scan, Instant::min)
+    }
+
+    /// Notes what the time calls for.
+    fn note_time(&mut self, dirty: &mut Dirty, now: Instant) {
+        dirty.everything |= now >= self.next_scan;
+        dirty.files.extend(self.doubtful.iter().filter(|(_, doubt)| doubt.until <= now).map(|(path, _)| path.clone()));
+        let empty = |path: &Path| path.metadata().is_ok_and(|metadata| metadata.len() == 0);
+        for path in self.writers.overdue(now, empty) {
+            self.note_path(dirty, path);
+        }
+    }
+
     /// Takes the rest of a burst. `false`: the watch ends.
-    fn collect(&self, dirty: &mut Dirty, inbox: &mpsc::Receiver<Message>, since: Instant) -> bool {
+    fn collect(&mut self, dirty: &mut Dirty, inbox: &mpsc::Receiver<Message>, since: Instant) -> bool {
         // A burst of events that are none of our business is not waited for.
         while dirty.everything || !dirty.files.is_empty() {
             let left = LONGEST_BURST.saturating_sub(since.elapsed());
             match inbox.recv_timeout(dirty.quiet().min(left)) {
                 Ok(message) => {
-                    if !self.note(dirty, message) {
+                    if !self.note(dirty, message, Instant::now()) {
                         return false;
                     }
                     if left.is_zero() {
@@ -207,7 +236,7 @@ impl Watch {
     }
 
     /// Notes what a message calls for. `false`: the watch ends.
-    fn note(&self, dirty: &mut Dirty, message: Message) -> bool {
+    fn note(&mut self, dirty: &mut Dirty, message: Message, now: Instant) -> bool {
         let event = match message {
             Message::Stop => return false,
             Message::Event(Ok(event)) => event,
@@ -227,54 +256,85 @@ impl Watch {
             _ => None,
         };
         let moved = event.kind.is_remove() || renamed.is_some();
+        let attributes = matches!(event.kind, EventKind::Modify(ModifyKind::Metadata(_)));
         for (index, path) in event.paths.into_iter().enumerate() {
             if moved && self.watches.set.contains_key(&path) {
+                self.writers.left(&path);
                 dirty.everything = true;
                 dirty.lost.insert(path);
                 continue;
             }
+            if self.is_writing(event.kind, &path) {
+                dirty.files.remove(&path);
+                dirty.steps.remove(&path);
+                self.writers.wrote(path, now);
+                continue;
+            }
             // Of both ends of a renaming the second is the new name.
             let arrived = renamed == Some(RenameMode::To) || (renamed == Some(RenameMode::Both) && index == 1);
-            if closed || arrived {
-                dirty.open.remove(&path);
-            } else {
-                dirty.open.insert(path.clone());
+            if !attributes {
+                self.writers.closed(&path);
+                if closed || arrived {
+                    dirty.steps.remove(&path);
+                } else if path == self.root || self.is_manifest(&path) {
+                    dirty.steps.insert(path.clone());
+                }
             }
             self.note_path(dirty, path);
         }
-        dirty.open.retain(|path| dirty.files.contains(path));
         true
     }
 
+    /// Whether this event tells of a writer that will close the file.
+    fn is_writing(&self, kind: EventKind, path: &Path) -> bool {
+        let wrote = match kind {
+            EventKind::Modify(ModifyKind::Data(_)) => true,
+            // A new name for what is there already is not closed by anybody. What has content by now was written to, and
+            // that event follows.
+            EventKind::Create(_) => path.symlink_metadata().is_ok_and(|there| there.is_file() && there.len() == 0),
+            _ => false,
+        };
+        CLOSING_IS_TOLD && wrote && (path == self.root || self.is_linked(path) || self.is_manifest(path))
+    }
+
     fn note_path(&self, dirty: &mut Dirty, path: PathBuf) {
-        if path.parent().is_some_and(|parent| self.linked.contains(parent)) || self.root.starts_with(&path) {
+        if self.is_linked(&path) || self.root.starts_with(&path) {
             dirty.everything = true;
-            return;
-        }
-        // Beside the folder, in the directory that is watched for the folder's own sake.
-        let Ok(inside) = path.strip_prefix(&self.root) else { return };
-        let hidden = |part: std::path::Component<'_>| part.as_os_str().as_encoded_bytes().starts_with(b".");
-        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        if listing::is_manifest(name) && !inside.components().any(hidden) {
+        } else if self.is_manifest(&path) {
             dirty.files.insert(path);
-        } else if path.exists() && !path.is_file() {
+        } else if path.starts_with(&self.root) && path.exists() && !path.is_file() {
             // A new directory; `..data` of a ConfigMap volume; a link that points elsewhere now.
             dirty.everything = true;
         }
     }
 
+    /// Whether a link in the folder may point to this.
+    fn is_linked(&self, path: &Path) -> bool {
+        path.parent().is_some_and(|parent| self.linked.contains(parent))
+    }
+
+    /// Whether a file of this path is in the folder and read. Events also come from beside the folder, where a directory
+    /// is watched for the folder's own sake.
+    fn is_manifest(&self, path: &Path) -> bool {
+        let Ok(inside) = path.strip_prefix(&self.root) else { return false };
+        let hidden = |part: std::path::Component<'_>| part.as_os_str().as_encoded_bytes().starts_with(b".");
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        listing::is_manifest(name) && !inside.components().any(hidden)
+    }
+
     // ---- looking -----------------------------------------------------------------------------------------------------
 
     /// Finds out what is true now, and tells.
-    fn look(&mut self, dirty: Dirty, seen: Instant) {
+    fn look(&mut self, dirty: Dirty, seen: Instant, now: Instant) {
         for path in &dirty.lost {
             self.watches.drop(path);
         }
-        let candidates = match dirty.everything {
+        let mut candidates = match dirty.everything {
             false => self.stat(&dirty.files),
             true => self.scan(&dirty.files),
         };
-        let news = self.read(candidates);
+        candidates.retain(|(path, stamp)| stamp.is_none() || !self.is_being_written(path));
+        let news = self.read(candidates, now);
         let changes = self.catalog.update(news);
         let mut verdicts = self.troubles.clone();
         verdicts.extend(self.catalog.problems());
@@ -286,6 +346,17 @@ impl Watch {
         self.told = Some(state.clone());
         let (complete, verdicts) = state;
         self.sender.send(Batch { changes, verdicts, complete, seen });
+    }
+
+    /// Whether a writer has this file open. It is looked at when that ends, and what was doubted before is old by then.
+    fn is_being_written(&mut self, path: &Path) -> bool {
+        let writers = &self.writers;
+        let target = |path: &Path| path.canonicalize().is_ok_and(|target| writers.hold(&target));
+        let held = !writers.is_empty() && (writers.hold(path) || target(path));
+        if held {
+            self.doubtful.remove(path);
+        }
+        held
     }
 
     /// Looks at these files only.
@@ -357,8 +428,8 @@ impl Watch {
         trouble(&self.root, what, &format!("put the folder there, it is read at once{then}"))
     }
 
-    /// Reads what may have changed. A file that vanished or became empty has a little time to come back.
-    fn read(&mut self, candidates: Vec<(PathBuf, Option<Stamp>)>) -> Vec<(Arc<Path>, Content)> {
+    /// Reads what may have changed. What vanished or became empty has a little time to come back.
+    fn read(&mut self, candidates: Vec<(PathBuf, Option<Stamp>)>, now: Instant) -> Vec<(Arc<Path>, Content)> {
         let jobs: Vec<_> = candidates
             .into_iter()
             .map(|(path, stamp)| {
@@ -372,9 +443,17 @@ impl Watch {
             parallel_map(&jobs, |(path, stamp, known, print)| read_file(path, stamp.as_ref(), known, *print));
         let mut news = Vec::new();
         for ((path, stamp, ..), reading) in jobs.into_iter().zip(readings) {
+            let grace = match &reading {
+                Reading::Gone | Reading::Read { empty: true, .. } => Some(GRACE),
+                Reading::Read { content: Content::Read(parsed), .. } if self.catalog.loses(&path, parsed) => {
+                    Some(GRACE_LESS)
+                }
+                _ => None,
+            };
+            if grace.is_some_and(|grace| self.doubt(&path, grace, now)) {
+                continue;
+            }
             let content = match reading {
-                Reading::Gone if self.doubt(&path) => continue,
-                Reading::Read { empty: true, .. } if self.doubt(&path) => continue,
                 Reading::Gone => {
                     self.files.remove(&*path);
                     news.push((path, Content::Gone));
@@ -403,26 +482,24 @@ impl Watch {
             }
         }
         // What is still in doubt after its time is found again by the next scan.
-        let now = Instant::now();
-        self.doubtful.retain(|_, until| now < *until);
+        self.doubtful.retain(|_, doubt| now < doubt.until);
         news
     }
 
-    /// Whether this may be the middle of a save. Called when a file is gone or empty.
-    fn doubt(&mut self, path: &Path) -> bool {
-        let now = Instant::now();
-        if let Some(until) = self.doubtful.get(path) {
-            if now < *until {
-                return true;
-            }
+    /// Whether this may be the middle of a save. Called when a file is gone, is empty or holds less.
+    fn doubt(&mut self, path: &Path, grace: Duration, now: Instant) -> bool {
+        let since = match self.doubtful.get(path) {
+            Some(doubt) => doubt.since,
+            None if self.catalog.has_objects(path) => now,
+            None => return false,
+        };
+        let until = since + grace;
+        if now < until {
+            self.doubtful.insert(path.to_owned(), Doubt { since, until });
+        } else {
             self.doubtful.remove(path);
-            return false;
         }
-        let matters = self.catalog.has_objects(path);
-        if matters {
-            self.doubtful.insert(path.to_owned(), now + GRACE);
-        }
-        matters
+        now < until
     }
 
     fn log_what_is_new(&self, problems: &[Problem]) {

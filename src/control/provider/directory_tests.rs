@@ -1,6 +1,9 @@
-use std::fs;
+use std::fs::{self, File};
+use std::io::Write;
 use std::os::unix::fs::symlink;
 
+use notify::Event;
+use notify::event::{CreateKind, DataChange, MetadataKind, RemoveKind};
 use tempfile::TempDir;
 
 use super::*;
@@ -96,6 +99,157 @@ fn shown(batch: &Batch) -> Vec<String> {
         .collect();
     all.sort();
     all
+}
+
+const WRITTEN: EventKind = EventKind::Modify(ModifyKind::Data(DataChange::Any));
+const CLOSED: EventKind = EventKind::Access(AccessKind::Close(AccessMode::Write));
+
+/// A watch that is told what happens, and when.
+struct ByHand {
+    watch: Watch,
+    folder: Folder,
+    start: Instant,
+}
+
+impl ByHand {
+    /// It has read what is there.
+    fn new(mut folder: Folder) -> Self {
+        let (sender, receiver) = feed::channel();
+        folder.receiver = Some(receiver);
+        let watch = Watch::new(folder.path.clone(), Watches::default(), sender);
+        let mut new = Self { watch, folder, start: Instant::now() };
+        assert_ne!(new.rescan(0), Vec::<String>::new());
+        new
+    }
+
+    /// What these events change, so many milliseconds after the start.
+    fn after(&mut self, millis: u64, events: &[(EventKind, &Path)]) -> Vec<String> {
+        let event = |(kind, path): &(EventKind, &Path)| Message::Event(Ok(Event::new(*kind).add_path((*path).into())));
+        self.tell(millis, events.iter().map(event).collect())
+    }
+
+    fn rescan(&mut self, millis: u64) -> Vec<String> {
+        self.tell(millis, vec![Message::Rescan])
+    }
+
+    fn tell(&mut self, millis: u64, messages: Vec<Message>) -> Vec<String> {
+        let now = self.start + Duration::from_millis(millis);
+        let mut dirty = Dirty::default();
+        for message in messages {
+            assert!(self.watch.note(&mut dirty, message, now));
+        }
+        self.watch.note_time(&mut dirty, now);
+        self.watch.look(dirty, now, now);
+        // A scan goes by the real time.
+        self.watch.next_scan = now + SCAN_EVERY;
+        assert!(self.watch.wake() > now, "it would not rest");
+        let receiver = self.folder.receiver.as_mut().unwrap();
+        // What is there is received without waiting.
+        let batch = self.folder.runtime.block_on(async { tokio::time::timeout(Duration::ZERO, receiver.recv()).await });
+        batch.ok().flatten().map(|batch| shown(&batch)).unwrap_or_default()
+    }
+}
+
+const NOTHING: [&str; 0] = [];
+
+fn both(port: u16) -> String {
+    format!("{}---\n{}", service("a", port), service("z", port))
+}
+
+#[test]
+fn a_file_that_is_open_keeps_what_it_said_and_others_do_not_wait() {
+    let mut hand = ByHand::new(Folder::with(&[("a.yaml", &both(1)), ("b.yaml", &service("b", 1))]));
+    let (a, b) = (hand.folder.at("a.yaml"), hand.folder.at("b.yaml"));
+    let mut writer = File::create(&a).unwrap();
+    assert_eq!(hand.after(10, &[(WRITTEN, &a)]), NOTHING);
+    hand.folder.write("b.yaml", &service("b", 2));
+    assert_eq!(hand.after(30, &[(WRITTEN, &b), (CLOSED, &b)]), ["+b:2"]);
+    assert_eq!(hand.after(200, &[]), NOTHING);
+    assert_eq!(hand.rescan(3_000), NOTHING);
+    writer.write_all(service("a", 2).as_bytes()).unwrap();
+    assert_eq!(hand.after(4_000, &[(WRITTEN, &a)]), NOTHING);
+    assert_eq!(hand.rescan(5_900), NOTHING);
+    writer.write_all(format!("---\n{}", service("z", 2)).as_bytes()).unwrap();
+    assert_eq!(hand.after(5_950, &[(WRITTEN, &a)]), NOTHING);
+    drop(writer);
+    assert_eq!(hand.after(6_000, &[(CLOSED, &a)]), ["+a:2", "+z:2"]);
+}
+
+#[test]
+fn a_file_that_nobody_closes_is_read_at_last() {
+    let mut hand = ByHand::new(Folder::with(&[("a.yaml", &both(1))]));
+    let a = hand.folder.at("a.yaml");
+    let mut writer = File::create(&a).unwrap();
+    writer.write_all(service("a", 2).as_bytes()).unwrap();
+    assert_eq!(hand.after(10, &[(WRITTEN, &a)]), NOTHING);
+    assert_eq!(hand.rescan(2_009), NOTHING);
+    assert_eq!(hand.after(2_010, &[]), NOTHING);
+    assert_eq!(hand.after(2_015, &[]), ["+a:2", "-z"]);
+    writer.set_len(0).unwrap();
+    assert_eq!(hand.after(3_000, &[(WRITTEN, &a)]), NOTHING);
+    assert_eq!(hand.rescan(12_999), NOTHING);
+    assert_eq!(hand.after(13_000, &[]), NOTHING);
+    assert_eq!(hand.after(13_120, &[]), ["-a"]);
+}
+
+#[test]
+fn a_single_file_and_the_target_of_a_link_are_waited_for_too() {
+    let folder = Folder::new();
+    fs::write(&folder.path, both(1)).unwrap();
+    let mut hand = ByHand::new(folder);
+    let path = hand.folder.path.clone();
+    let mut writer = File::create(&path).unwrap();
+    assert_eq!(hand.after(10, &[(WRITTEN, &path)]), NOTHING);
+    assert_eq!(hand.rescan(500), NOTHING);
+    writer.write_all(both(2).as_bytes()).unwrap();
+    assert_eq!(hand.after(510, &[(WRITTEN, &path), (CLOSED, &path)]), ["+a:2", "+z:2"]);
+
+    let folder = Folder::with(&[]);
+    let elsewhere = folder.path.with_extension("elsewhere");
+    fs::create_dir(&elsewhere).unwrap();
+    let target = elsewhere.canonicalize().unwrap().join("target");
+    fs::write(&target, both(1)).unwrap();
+    symlink(&target, folder.at("a.yaml")).unwrap();
+    let mut hand = ByHand::new(folder);
+    let mut writer = File::create(&target).unwrap();
+    assert_eq!(hand.after(10, &[(WRITTEN, &target)]), NOTHING);
+    assert_eq!(hand.rescan(500), NOTHING);
+    writer.write_all(both(2).as_bytes()).unwrap();
+    assert_eq!(hand.after(510, &[(WRITTEN, &target), (CLOSED, &target)]), ["+a:2", "+z:2"]);
+}
+
+#[test]
+fn what_a_whole_file_no_longer_says_is_waited_for_a_moment() {
+    let mut hand = ByHand::new(Folder::with(&[("a.yaml", &both(1))]));
+    let a = hand.folder.at("a.yaml");
+    let saved = [(WRITTEN, a.as_path()), (CLOSED, a.as_path())];
+    hand.folder.write("a.yaml", &service("a", 2));
+    assert_eq!(hand.after(10, &saved), NOTHING);
+    hand.folder.write("a.yaml", &both(2));
+    assert_eq!(hand.after(13, &saved), ["+a:2", "+z:2"]);
+    // What is more, or other, is not waited for.
+    hand.folder.write("a.yaml", &format!("{}---\n{}", both(3), service("c", 3)));
+    assert_eq!(hand.after(20, &saved), ["+a:3", "+c:3", "+z:3"]);
+    hand.folder.write("a.yaml", &service("a", 4));
+    assert_eq!(hand.after(30, &saved), NOTHING);
+    assert_eq!(hand.after(35, &[]), ["+a:4", "-c", "-z"]);
+}
+
+#[test]
+fn an_emptied_file_loses_nothing_before_its_writer_closes_it() {
+    let mut folder = Folder::with(&[("a.yaml", &service("a", 1)), ("b.yaml", &service("b", 1))]);
+    folder.watch().next();
+    let mut writer = File::create(folder.at("a.yaml")).unwrap();
+    let opened = Instant::now();
+    let mut port = 2;
+    while opened.elapsed() < 2 * (GRACE + LONGEST_BURST) {
+        folder.write("b.yaml", &service("b", port));
+        assert_eq!(folder.changes(), [format!("+b:{port}")]);
+        port += 1;
+    }
+    writer.write_all(service("a", 2).as_bytes()).unwrap();
+    drop(writer);
+    assert_eq!(folder.changes(), ["+a:2"]);
 }
 
 #[test]
@@ -299,29 +453,29 @@ fn dropping_the_watch_closes_the_feed() {
 
 #[test]
 fn how_long_a_burst_is_waited_for_depends_on_what_may_still_come() {
-    use notify::Event;
-    use notify::event::{CreateKind, DataChange, RemoveKind};
-
-    let watch = Watch::new("/folder".into(), Watches::default(), feed::channel().0);
-    let quiet = |events: &[(EventKind, &[&str])]| {
+    let mut watch = Watch::new("/folder".into(), Watches::default(), feed::channel().0);
+    let mut quiet = |events: &[(EventKind, &[&str])]| {
         let mut dirty = Dirty::default();
         for (kind, paths) in events {
             let event = paths.iter().fold(Event::new(*kind), |event, path| event.add_path(path.into()));
-            assert!(watch.note(&mut dirty, Message::Event(Ok(event))));
+            assert!(watch.note(&mut dirty, Message::Event(Ok(event)), Instant::now()));
         }
         dirty.quiet()
     };
     let created = EventKind::Create(CreateKind::File);
-    let written = EventKind::Modify(ModifyKind::Data(DataChange::Any));
-    let closed = EventKind::Access(AccessKind::Close(AccessMode::Write));
+    let (written, closed) = (WRITTEN, CLOSED);
     let renamed = |mode| EventKind::Modify(ModifyKind::Name(mode));
     let (a, b) = ("/folder/a.yaml", "/folder/b.yaml");
-    assert_eq!(quiet(&[(created, &[a]), (written, &[a])]), QUIET_OPEN);
+    assert_eq!(quiet(&[(created, &[a])]), QUIET_STEPS);
     assert_eq!(quiet(&[(created, &[a]), (written, &[a]), (closed, &[a])]), QUIET_WHOLE);
-    assert_eq!(quiet(&[(written, &[a]), (closed, &[a]), (written, &[b])]), QUIET_OPEN);
-    assert_eq!(quiet(&[(closed, &[a]), (written, &[a])]), QUIET_OPEN);
-    assert_eq!(quiet(&[(EventKind::Remove(RemoveKind::File), &[a])]), QUIET_OPEN);
-    assert_eq!(quiet(&[(renamed(RenameMode::From), &[a])]), QUIET_OPEN);
+    // A file that is open is left out of the burst, until it is closed.
+    assert_eq!(quiet(&[(written, &[a]), (closed, &[a]), (written, &[b])]), QUIET_WHOLE);
+    let mode = EventKind::Modify(ModifyKind::Metadata(MetadataKind::Any));
+    assert_eq!(quiet(&[(written, &[a]), (closed, &[a]), (mode, &[a])]), QUIET_WHOLE);
+    assert_eq!(quiet(&[(EventKind::Create(CreateKind::Folder), &["/"])]), QUIET);
+    assert_eq!(quiet(&[(EventKind::Create(CreateKind::Folder), &["/"]), (created, &[a])]), QUIET_STEPS);
+    assert_eq!(quiet(&[(EventKind::Remove(RemoveKind::File), &[a])]), QUIET_STEPS);
+    assert_eq!(quiet(&[(renamed(RenameMode::From), &[a])]), QUIET_STEPS);
     assert_eq!(quiet(&[(EventKind::Remove(RemoveKind::File), &[a]), (written, &[a]), (closed, &[a])]), QUIET_WHOLE);
     assert_eq!(quiet(&[(renamed(RenameMode::To), &[a])]), QUIET_WHOLE);
     let temporary = "/folder/a.yaml.tmp";

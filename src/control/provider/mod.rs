@@ -11,6 +11,7 @@ pub mod kubernetes;
 mod listing;
 pub mod manifest;
 mod text;
+mod writers;
 
 use std::io::{self, Read};
 use std::path::Path;

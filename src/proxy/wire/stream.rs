@@ -168,7 +168,7 @@ impl Shared {
     /// Shows the sentinel what came in. With an error nothing of it may be used: the last word has been written.
     fn admit(&mut self, bytes: &[u8]) -> io::Result<()> {
         let Some(watch) = &mut self.watch else { return Ok(()) };
-        if watch.sentinel.receive(bytes, watch.clock).is_none() {
+        if watch.sentinel.receive(bytes, (watch.clock)()).is_none() {
             return Ok(());
         }
         if !self.dismissed {

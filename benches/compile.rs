@@ -125,19 +125,7 @@ fn color(backend: usize, endpoints: usize) -> ColorEndpoints {
 fn model() -> Model {
     let hosts: Shards<_, _> =
         (0..HOSTS).map(|host| (HostPattern::Exact(format!("h{host}.test").into()), vec![route(host)])).collect();
-    let backend = |at: usize| {
-        Arc::new(Backend {
-            key: key(at),
-            protocol: UpstreamProtocol::Http1,
-            balance: Balance::PeakEwma,
-            health: None,
-            outlier: OutlierPolicy::default(),
-            limits: BackendLimits::default(),
-            slow_start: Duration::ZERO,
-            empty_hold: Duration::ZERO,
-            colors: vec![color(at, ENDPOINTS)],
-        })
-    };
+    let backend = |at: usize| Arc::new(Backend::new(key(at), vec![color(at, ENDPOINTS)]));
     Model {
         entries: [(Bind::Http, Entry { hosts, ..Entry::default() })].into(),
         backends: (0..HOSTS).map(|at| (key(at), backend(at))).collect(),

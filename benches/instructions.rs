@@ -19,7 +19,7 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::process::{Command, ExitCode};
 use std::sync::Arc;
-use std::time::{Duration, Instant, UNIX_EPOCH};
+use std::time::{Instant, UNIX_EPOCH};
 
 use k8s_openapi::api::networking::v1::Ingress;
 use weir::control::provider::feed::Batch;
@@ -265,21 +265,14 @@ fn request() -> Box<dyn FnMut(u64)> {
 fn model() -> Model {
     let key = |host: usize| BackendKey { service: ObjectName::new("shop", format!("s{host}")), port: 80 };
     let backend = |at: usize| {
-        Arc::new(Backend {
-            key: key(at),
-            protocol: UpstreamProtocol::Http1,
-            balance: Balance::PeakEwma,
-            health: None,
-            outlier: OutlierPolicy::default(),
-            limits: BackendLimits::default(),
-            slow_start: Duration::ZERO,
-            empty_hold: Duration::ZERO,
-            colors: vec![ColorEndpoints {
+        Arc::new(Backend::new(
+            key(at),
+            vec![ColorEndpoints {
                 color: "".into(),
                 service: key(at).service,
                 source: EndpointSource::Listed(Arc::default()),
             }],
-        })
+        ))
     };
     let hosts = (0..HOSTS).map(|host| {
         let source = ObjectRef::new("HTTPRoute", ObjectName::new("shop", format!("r{host}")));

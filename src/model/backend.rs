@@ -53,6 +53,23 @@ pub struct Backend {
     pub colors: Vec<ColorEndpoints>,
 }
 
+impl Backend {
+    /// A backend of whom nothing is asked: HTTP/1.1, balanced by load, no checks, no ceilings.
+    pub fn new(key: BackendKey, colors: Vec<ColorEndpoints>) -> Self {
+        Self {
+            key,
+            protocol: UpstreamProtocol::Http1,
+            balance: Balance::PeakEwma,
+            health: None,
+            outlier: OutlierPolicy::default(),
+            limits: BackendLimits::default(),
+            slow_start: Duration::ZERO,
+            empty_hold: Duration::ZERO,
+            colors,
+        }
+    }
+}
+
 /// The endpoints of one color.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ColorEndpoints {

@@ -269,23 +269,13 @@ impl EndpointSet {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::model::{BackendKey, BackendLimits, ObjectName, OutlierPolicy, UpstreamProtocol};
+    use crate::model::{BackendKey, ObjectName};
     use crate::telemetry::stats::{ColorLabels, Registry};
 
     pub(in crate::proxy::backend) const SECOND: u64 = 1_000_000_000;
 
     pub(in crate::proxy::backend) fn backend() -> model::Backend {
-        model::Backend {
-            key: BackendKey { service: ObjectName::new("shop", "web"), port: 80 },
-            protocol: UpstreamProtocol::Http1,
-            balance: Balance::PeakEwma,
-            health: None,
-            outlier: OutlierPolicy::default(),
-            limits: BackendLimits::default(),
-            slow_start: Duration::ZERO,
-            empty_hold: Duration::ZERO,
-            colors: Vec::new(),
-        }
+        model::Backend::new(BackendKey { service: ObjectName::new("shop", "web"), port: 80 }, Vec::new())
     }
 
     pub(in crate::proxy::backend) fn endpoint_at(address: SocketAddr, now: u64) -> Arc<Endpoint> {

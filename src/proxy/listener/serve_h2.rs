@@ -54,7 +54,8 @@ pub(super) async fn serve(
         .keep_alive_interval(PING)
         .keep_alive_timeout(PING);
     let sentinel = Sentinel::new(limits.overhead, limits.header_list, context.now());
-    let stream = HyperIo::watched(io, input, sentinel, clock::now);
+    let mut stream = HyperIo::watched(io, input, sentinel, clock::now);
+    let ended = stream.ended();
     let progress = stream.progress();
     let active = Rc::new(Cell::new(0usize));
     let responses = Responses::default();
@@ -119,10 +120,7 @@ pub(super) async fn serve(
     // The stream outlives its connection until its last words are said, in bounded time. Until then the client's place is
     // taken.
     drop(connection);
-    tokio::task::yield_now().await;
-    while progress.moved().is_some() {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    ended.await;
 }
 
 /// A stream that is being served.

@@ -9,6 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 use ipnet::IpNet;
 use smallvec::SmallVec;
 
+use crate::proxy::wire::pump::Decimal;
 use crate::proxy::wire::{Headers, Name, RequestHead};
 
 /// How a request came in.
@@ -118,7 +119,7 @@ pub fn write(head: &mut RequestHead, arrival: &Arrival, extra: Extra, random: u1
         put(headers, Name::XForwardedProto, |out| out.extend_from_slice(scheme));
     }
     if !(arrival.trusted && only(headers, Name::XForwardedPort).is_some_and(is_port)) {
-        put(headers, Name::XForwardedPort, |out| put_decimal(out, arrival.port));
+        put(headers, Name::XForwardedPort, |out| out.extend_from_slice(Decimal::of(arrival.port.into()).bytes()));
     }
     if !(arrival.trusted && only(headers, Name::XRequestId).is_some_and(is_request_id)) {
         put(headers, Name::XRequestId, |out| out.extend_from_slice(&request_id(random)));
@@ -208,21 +209,6 @@ impl AddressText {
     fn bytes(&self) -> &[u8] {
         &self.bytes[..self.length]
     }
-}
-
-fn put_decimal(out: &mut Vec<u8>, number: u16) {
-    let mut digits = [0; 5];
-    let mut at = digits.len();
-    let mut rest = number;
-    loop {
-        at -= 1;
-        digits[at] = b'0' + (rest % 10) as u8;
-        rest /= 10;
-        if rest == 0 {
-            break;
-        }
-    }
-    out.extend_from_slice(&digits[at..]);
 }
 
 /// One element of `Forwarded` (RFC 7239 section 4): IPv6 addresses and hosts with a port are quoted (section 6).
@@ -381,9 +367,7 @@ mod tests {
             }
         }
         for number in 0..=u16::MAX {
-            let mut out = Vec::new();
-            put_decimal(&mut out, number);
-            assert_eq!(out, number.to_string().as_bytes());
+            assert_eq!(Decimal::of(number.into()).bytes(), number.to_string().as_bytes());
         }
     }
 

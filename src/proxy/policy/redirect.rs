@@ -3,6 +3,7 @@
 use super::rewrite::{PathBuffer, write_path};
 use crate::model::Redirect;
 use crate::proxy::wire::RequestHead;
+use crate::proxy::wire::pump::Decimal;
 
 /// How the request came in.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -39,7 +40,7 @@ pub fn locate(
         };
         if Some(port) != well_known {
             location.push(b':');
-            write_number(port, location);
+            location.extend_from_slice(Decimal::of(port.into()).bytes());
         }
     }
     match &redirect.path {
@@ -69,21 +70,6 @@ fn well_known(scheme: &str) -> Option<u16> {
         "https" => Some(443),
         _ => None,
     }
-}
-
-fn write_number(number: u16, out: &mut Vec<u8>) {
-    let mut digits = [0; 5];
-    let mut rest = number;
-    let mut at = digits.len();
-    loop {
-        at -= 1;
-        digits[at] = b'0' + (rest % 10) as u8;
-        rest /= 10;
-        if rest == 0 {
-            break;
-        }
-    }
-    out.extend_from_slice(&digits[at..]);
 }
 
 #[cfg(test)]

@@ -22,6 +22,35 @@ pub trait BodySource {
     fn trailers(&mut self) -> Option<Headers>;
 }
 
+/// A number in decimal, without allocation.
+#[derive(Debug)]
+pub struct Decimal {
+    digits: [u8; 20],
+    at: usize,
+}
+
+impl Decimal {
+    /// This number.
+    #[inline]
+    pub fn of(number: u64) -> Self {
+        let mut text = Self { digits: [0; 20], at: 20 };
+        let mut rest = number;
+        loop {
+            text.at -= 1;
+            text.digits[text.at] = b'0' + (rest % 10) as u8;
+            rest /= 10;
+            if rest == 0 {
+                return text;
+            }
+        }
+    }
+
+    /// Its digits.
+    pub fn bytes(&self) -> &[u8] {
+        &self.digits[self.at..]
+    }
+}
+
 /// A cursor over borrowed memory that a head is written to. What does not fit sets `overflow`.
 #[derive(Debug)]
 pub struct Out<'a> {
@@ -50,18 +79,7 @@ impl<'a> Out<'a> {
 
     /// Adds a number in decimal.
     pub fn put_decimal(&mut self, number: u64) {
-        let mut digits = [0; 20];
-        let mut at = digits.len();
-        let mut rest = number;
-        loop {
-            at -= 1;
-            digits[at] = b'0' + (rest % 10) as u8;
-            rest /= 10;
-            if rest == 0 {
-                break;
-            }
-        }
-        self.put(&digits[at..]);
+        self.put(Decimal::of(number).bytes());
     }
 
     /// Bytes written, or nothing if they did not fit.

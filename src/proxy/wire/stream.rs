@@ -12,6 +12,8 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
+use tokio::task::JoinHandle;
+
 use super::frames::{Flood, Sentinel};
 use super::io::Io;
 
@@ -54,6 +56,7 @@ struct Watch {
 /// A stream for hyper.
 pub struct HyperIo {
     shared: Rc<RefCell<Shared>>,
+    flusher: Option<JoinHandle<()>>,
 }
 
 impl HyperIo {
@@ -84,8 +87,19 @@ impl HyperIo {
             watch,
             dismissed: false,
         }));
-        tokio::task::spawn_local(flush_when_dirty(shared.clone()));
-        Self { shared }
+        let flusher = tokio::task::spawn_local(flush_when_dirty(shared.clone()));
+        Self { shared, flusher: Some(flusher) }
+    }
+
+    /// Ends when all is over: the stream has been dropped, and its last words have been said or their time is up.
+    pub fn ended(&mut self) -> impl Future<Output = ()> + use<> {
+        let flusher = self.flusher.take();
+        async {
+            if let Some(flusher) = flusher {
+                // A panic there has been reported by the panic hook already.
+                _ = flusher.await;
+            }
+        }
     }
 
     /// Tells of progress: a number that grows with every byte moved.

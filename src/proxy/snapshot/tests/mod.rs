@@ -37,17 +37,7 @@ fn color(name: &str, source: EndpointSource) -> ColorEndpoints {
 }
 
 fn backend(service: &str, colors: Vec<ColorEndpoints>) -> Arc<Backend> {
-    Arc::new(Backend {
-        key: key(service),
-        protocol: UpstreamProtocol::Http1,
-        balance: Balance::PeakEwma,
-        health: None,
-        outlier: OutlierPolicy::default(),
-        limits: BackendLimits::default(),
-        slow_start: Duration::ZERO,
-        empty_hold: Duration::ZERO,
-        colors,
-    })
+    Arc::new(Backend::new(key(service), colors))
 }
 
 fn rule(name: &str, service: &str) -> Arc<Rule> {

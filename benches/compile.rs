@@ -92,7 +92,7 @@ fn head(host: usize) -> RequestHead {
 }
 
 fn key(backend: usize) -> BackendKey {
-    BackendKey { service: ObjectName::new("shop", format!("s{backend}")), port: 80 }
+    BackendKey::new(ObjectName::new("shop", format!("s{backend}")), 80)
 }
 
 fn route(host: usize) -> Arc<Route> {
@@ -103,6 +103,7 @@ fn route(host: usize) -> Arc<Route> {
         filters: Vec::new(),
         backends: vec![WeightedBackend { weight: 1, target: Target::Backend(key(host)), filters: Vec::new() }],
         timeouts: RouteTimeouts::default(),
+        retry: None,
     });
     let path = PathMatch::Prefix("/api".into());
     Arc::new(Route {

@@ -263,7 +263,7 @@ fn request() -> Box<dyn FnMut(u64)> {
 }
 
 fn model() -> Model {
-    let key = |host: usize| BackendKey { service: ObjectName::new("shop", format!("s{host}")), port: 80 };
+    let key = |host: usize| BackendKey::new(ObjectName::new("shop", format!("s{host}")), 80);
     let backend = |at: usize| {
         Arc::new(Backend::new(
             key(at),
@@ -288,6 +288,7 @@ fn model() -> Model {
                 filters: Vec::new(),
             }],
             timeouts: RouteTimeouts::default(),
+            retry: None,
         });
         let path = PathMatch::Prefix("/api".into());
         let matches = RouteMatch { path, method: None, headers: Vec::new(), query: Vec::new() };

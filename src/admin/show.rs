@@ -138,7 +138,7 @@ pub fn explain(snapshot: &Snapshot, question: &Question) -> Result<Value, String
     let own = snapshot.entries.keys().find(|bind| match bind {
         Bind::Port(own) => *own == port,
         Bind::Address(address) => address.port() == port,
-        Bind::Http | Bind::Https => false,
+        Bind::Http | Bind::Https | Bind::UdpPort(_) | Bind::UdpAddress(_) => false,
     });
     let explanation = explain_head(snapshot, own.copied().unwrap_or(by_scheme), &head);
     serde_json::to_value(explanation).map_err(|error| error.to_string())

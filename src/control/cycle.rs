@@ -11,7 +11,7 @@ use std::time::SystemTime;
 
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 
-use crate::model::{BackendKey, ColorEndpoints, ColorSwitch, Model, ObjectName};
+use crate::model::{BackendKey, ColorEndpoints, ColorSwitch, Model, ObjectName, Statuses};
 use crate::proxy::snapshot::{Live, NameKey, Published, Snapshot, compile};
 
 use super::Services;
@@ -62,6 +62,8 @@ pub struct Cycle<T> {
     switches: BTreeMap<ObjectName, Arc<ColorSwitch>>,
     published: Arc<Published>,
     report: Arc<Report>,
+    /// Of what was compiled last; told when that is published.
+    statuses: Statuses,
     complete: bool,
     /// Compiled, not published.
     next: Option<Snapshot>,
@@ -80,6 +82,7 @@ impl<T: Translate> Cycle<T> {
             switches: BTreeMap::new(),
             published,
             report,
+            statuses: Statuses::default(),
             complete: false,
             next: None,
             retired: Vec::new(),
@@ -136,17 +139,19 @@ impl<T: Translate> Cycle<T> {
     }
 
     fn compile(&mut self, now: u64) -> Step {
-        let Translation { model, verdicts } = self.translator.translate(&self.objects);
+        let Translation { model, verdicts, statuses } = self.translator.translate(&self.objects);
         let before = self.published.load_full();
         // Before the first publication there is nothing to be equal to, not even nothing.
         let previous = (before.generation > 0).then_some(&*before);
         let revision = self.live.revision();
         let snapshot = compile(&model, &mut self.live, previous, now);
         self.report.judge(verdicts);
+        self.statuses = statuses;
         let Model { switches, .. } = model;
         let same_switches = self.switches == switches;
         self.switches = switches;
         if snapshot.generation == before.generation && same_switches {
+            self.report.tell_statuses(&self.statuses);
             return if self.live.revision() == revision { Step::Unchanged } else { Step::Endpoints };
         }
         self.next = Some(snapshot);
@@ -157,12 +162,13 @@ impl<T: Translate> Cycle<T> {
     pub fn publish(&mut self, wall: SystemTime) {
         let Some(snapshot) = self.next.take() else { return };
         let generation = snapshot.generation;
-        if generation == self.published.load().generation {
-            return;
+        if generation != self.published.load().generation {
+            self.retired.push(self.published.publish(snapshot));
+            self.report.published(generation, wall);
+            tracing::debug!(generation, "published");
         }
-        self.retired.push(self.published.publish(snapshot));
-        self.report.published(generation, wall);
-        tracing::debug!(generation, "published");
+        // Nothing is said to be served before it is.
+        self.report.tell_statuses(&self.statuses);
     }
 
     /// A name was resolved. Says whether endpoints changed.
@@ -240,6 +246,7 @@ mod tests {
             Translation {
                 model: Model { entries: entries.collect(), ..Model::default() },
                 verdicts: Arc::new(verdicts.collect()),
+                statuses: Statuses::default(),
             }
         }
 

@@ -9,7 +9,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
 
-use crate::model::{ObjectRef, Severity, Verdict};
+use tokio::sync::watch;
+
+use crate::model::{ObjectRef, Severity, Statuses, Verdict};
 
 use super::provider::manifest::Problem;
 
@@ -26,6 +28,7 @@ pub struct Report {
     last_publish: AtomicU64,
     routes: Histogram,
     endpoints: Histogram,
+    statuses: watch::Sender<Statuses>,
 }
 
 /// How a change reaches requests.
@@ -99,6 +102,21 @@ impl Report {
         let wall = wall.duration_since(UNIX_EPOCH).unwrap_or_default();
         self.last_publish.store(u64::try_from(wall.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
         self.generation.store(generation, Ordering::Release);
+    }
+
+    /// What is to be written into statuses: of what is served, never of what is still to be published.
+    pub fn statuses(&self) -> watch::Receiver<Statuses> {
+        self.statuses.subscribe()
+    }
+
+    pub(super) fn tell_statuses(&self, statuses: &Statuses) {
+        self.statuses.send_if_modified(|before| {
+            let changed = !before.differences(statuses, Arc::ptr_eq).is_empty();
+            if changed {
+                *before = statuses.clone();
+            }
+            changed
+        });
     }
 
     /// Replaces the verdicts (sorted, each once). Those that were not there before are logged.

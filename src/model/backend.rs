@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::ObjectName;
+use super::{Certificate, ObjectName};
 
 /// A port of a Service, as routes name it.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
@@ -16,11 +16,37 @@ pub struct BackendKey {
     pub service: ObjectName,
     /// Its port number (not the endpoints').
     pub port: u16,
+    /// How it is reached.
+    pub access: Access,
+}
+
+/// How a port of a Service is reached. One port that is reached in two ways is two backends.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Default, Serialize)]
+pub enum Access {
+    /// Over TCP, with no client certificate.
+    #[default]
+    Tcp,
+    /// By UDP datagrams.
+    Udp,
+    /// Over TCP and TLS, with the client certificate in this Secret (`spec.tls.backend` of a Gateway).
+    As(ObjectName),
+}
+
+impl BackendKey {
+    /// A port that is reached over TCP, with no client certificate.
+    pub fn new(service: ObjectName, port: u16) -> Self {
+        Self { service, port, access: Access::Tcp }
+    }
 }
 
 impl fmt::Display for BackendKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.service, self.port)
+        write!(f, "{}:{}", self.service, self.port)?;
+        match &self.access {
+            Access::Tcp => Ok(()),
+            Access::Udp => f.write_str("/udp"),
+            Access::As(secret) => write!(f, " as {secret}"),
+        }
     }
 }
 
@@ -141,8 +167,24 @@ pub enum UpstreamProtocol {
 pub struct UpstreamTls {
     /// Name sent as SNI and checked in the certificate; `None`: the host of the request is sent as SNI.
     pub server_name: Option<Arc<str>>,
-    /// PEM of the trusted roots; `None`: any certificate is taken (the same trust as clear text; a verdict says so).
+    /// PEM of the trusted roots; `None`: see `system_roots`.
     pub ca_pem: Option<Arc<[u8]>>,
+    /// Without `ca_pem`: the roots of the system are trusted. With neither any certificate is taken (the same trust as
+    /// clear text; a verdict says so).
+    pub system_roots: bool,
+    /// Who the endpoint may be: its certificate must hold one of these, instead of `server_name`. Empty: `server_name`.
+    pub subject_alt_names: Vec<SubjectAltName>,
+    /// What is shown to endpoints that ask for a client certificate.
+    pub client: Option<Arc<Certificate>>,
+}
+
+/// A name in a certificate (RFC 5280 section 4.2.1.6).
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum SubjectAltName {
+    /// A DNS name, lower-case; `*.` at its begin stands for one label.
+    Dns(Arc<str>),
+    /// A URI, byte for byte.
+    Uri(Arc<str>),
 }
 
 /// How an endpoint is picked (`weir.dev/balance`).

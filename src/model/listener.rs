@@ -1,12 +1,13 @@
 //! Where traffic arrives: sockets, their certificates and their virtual hosts.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::{HostPattern, ObjectName, Route, Shards};
+use super::{HostPattern, ObjectName, Route, Rule, Shards};
 
 /// Which socket an [`Entry`] is served at.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize)]
@@ -19,6 +20,10 @@ pub enum Bind {
     Port(u16),
     /// This address and port.
     Address(SocketAddr),
+    /// This UDP port, at the host of the settings' first listener.
+    UdpPort(u16),
+    /// This address and UDP port.
+    UdpAddress(SocketAddr),
 }
 
 impl fmt::Display for Bind {
@@ -28,6 +33,8 @@ impl fmt::Display for Bind {
             Self::Https => f.write_str("https"),
             Self::Port(port) => write!(f, "port {port}"),
             Self::Address(address) => write!(f, "{address}"),
+            Self::UdpPort(port) => write!(f, "port {port}/udp"),
+            Self::UdpAddress(address) => write!(f, "{address}/udp"),
         }
     }
 }
@@ -38,8 +45,12 @@ pub enum Protocol {
     /// HTTP/1.x and HTTP/2 with prior knowledge, in clear text.
     #[default]
     Http,
-    /// The same over TLS, chosen by ALPN.
+    /// TLS, and in it the same, chosen by ALPN; for the server names of [`Entry::streams`] whatever it is.
     Https,
+    /// Bytes, passed on as they are.
+    Tcp,
+    /// Datagrams, passed on as they are; the first of a client makes a session.
+    Udp,
 }
 
 /// Everything served at one socket.
@@ -52,6 +63,45 @@ pub struct Entry {
     /// Routes by host. A request looks at the most specific host first and falls through to less specific ones
     /// when no route there matches. The order of the routes of one host does not matter: compile sorts them.
     pub hosts: Shards<HostPattern, Vec<Arc<Route>>>,
+    /// Hostnames of listeners that are isolated from each other: a request for which no route is found at the hosts of its
+    /// own listener (the most specific of these) does not fall through to the routes of less specific ones.
+    pub boundaries: Arc<BTreeSet<HostPattern>>,
+    /// What is not HTTP. At most one for each host; for [`Protocol::Tcp`] and [`Protocol::Udp`] the one of
+    /// [`HostPattern::Any`].
+    pub streams: Arc<Vec<Stream>>,
+    /// Whether clients must show certificates; only with [`Protocol::Https`].
+    pub client_certificates: Option<Arc<ClientCertificates>>,
+}
+
+/// Where connections (or datagrams) go that are passed on without a look into them.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Stream {
+    /// The server names in the TLS handshake that it is for; [`HostPattern::Any`] also without one.
+    pub host: HostPattern,
+    /// What is passed on.
+    pub mode: StreamMode,
+    /// Where it goes. It has no filters. Without a backend that may be used connections are closed at once.
+    pub rule: Arc<Rule>,
+}
+
+/// What of a stream is passed on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize)]
+pub enum StreamMode {
+    /// All bytes; with TLS that means: as they were encrypted by the client.
+    #[default]
+    Passthrough,
+    /// What is inside TLS, with the certificate of its host.
+    Terminate,
+}
+
+/// Which clients may connect (Gateway API, `spec.tls.frontend`).
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ClientCertificates {
+    /// PEM of the roots that issue their certificates.
+    pub ca_pem: Arc<[u8]>,
+    /// Whether clients without a certificate, or with one of unknown origin, may connect all the same
+    /// (`mode: AllowInsecureFallback`).
+    pub optional: bool,
 }
 
 /// A certificate and the server names it is presented for.
@@ -76,6 +126,14 @@ pub struct Certificate {
     /// What identifies the content: two certificates with the same print are the same.
     pub fingerprint: u64,
 }
+
+impl PartialEq for Certificate {
+    fn eq(&self, other: &Self) -> bool {
+        self.fingerprint == other.fingerprint
+    }
+}
+
+impl Eq for Certificate {}
 
 impl fmt::Debug for Certificate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -10,23 +10,28 @@ mod listener;
 mod name;
 mod route;
 mod shards;
+mod status;
 mod verdict;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 pub use backend::{
-    Backend, BackendKey, BackendLimits, Balance, ColorEndpoints, Condition, Endpoint, EndpointSource, HashKey,
-    HealthCheck, OutlierPolicy, UpstreamProtocol, UpstreamTls,
+    Access, Backend, BackendKey, BackendLimits, Balance, ColorEndpoints, Condition, Endpoint, EndpointSource, HashKey,
+    HealthCheck, OutlierPolicy, SubjectAltName, UpstreamProtocol, UpstreamTls,
 };
 pub use color::{ColorSwitch, CutoverPolicy, LongLived, MinReady, Preview};
-pub use listener::{Bind, Certificate, CertificateBinding, Entry, Protocol};
+pub use listener::{Bind, Certificate, CertificateBinding, ClientCertificates, Entry, Protocol, Stream, StreamMode};
 pub use name::{ANNOTATION_DOMAIN, HostPattern, Labels, ObjectName, ObjectRef};
 pub use route::{
-    Filter, HeaderEdit, Mirror, PathEdit, PathMatch, Rank, Redirect, Rewrite, Route, RouteMatch, RouteTimeouts, Rule,
-    Target, ValueMatch, ValueTest, WeightedBackend,
+    Cors, Filter, HeaderEdit, Mirror, PathEdit, PathMatch, Rank, Redirect, Rewrite, Route, RouteMatch, RouteRetry,
+    RouteTimeouts, Rule, Target, ValueMatch, ValueTest, WeightedBackend,
 };
 pub use shards::{Difference, Shards};
+pub use status::{
+    Claim, GatewayAddress, Infrastructure, ListenerStatus, ObjectStatus, ParentRef, ParentStatus, RouteKind, Status,
+    Statuses,
+};
 pub use verdict::{Severity, Verdict};
 
 /// The whole desired state of the data plane.

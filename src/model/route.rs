@@ -87,6 +87,19 @@ pub struct Rule {
     pub backends: Vec<WeightedBackend>,
     /// Deadlines.
     pub timeouts: RouteTimeouts,
+    /// What is tried again beyond what is safe in any case; `None`: nothing.
+    pub retry: Option<RouteRetry>,
+}
+
+/// Retries that the owner of a route asks for (`retry` of an HTTPRoute rule).
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct RouteRetry {
+    /// Response statuses after which the request is tried again, sorted.
+    pub statuses: Vec<u16>,
+    /// Retries of one request, beside its first attempt; `None`: as many as the settings say.
+    pub attempts: Option<u32>,
+    /// Least time between two attempts.
+    pub backoff: Duration,
 }
 
 /// Deadlines of a rule. `None`: the settings' default. Zero: none at all.
@@ -134,6 +147,25 @@ pub enum Filter {
     Rewrite(Rewrite),
     /// Sends a copy elsewhere and forgets the answer.
     Mirror(Mirror),
+    /// Says which pages of other origins may read the answer.
+    Cors(Cors),
+}
+
+/// What pages of other origins may do (Fetch standard, "CORS protocol").
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize)]
+pub struct Cors {
+    /// Which origins: `https://shop.example`, `https://*.shop.example` (one or more labels), or `*`.
+    pub origins: Vec<Arc<str>>,
+    /// Methods beside the simple ones; `*` is every method.
+    pub methods: Vec<Arc<str>>,
+    /// Request headers beside the simple ones, lower-case; `*` is every header.
+    pub headers: Vec<Arc<str>>,
+    /// Response headers that pages may read beside the simple ones; `*` is every header.
+    pub expose: Vec<Arc<str>>,
+    /// Whether requests may carry cookies and credentials.
+    pub credentials: bool,
+    /// How long a preflight's answer may be kept.
+    pub max_age: Duration,
 }
 
 /// Header changes, applied as remove, set, add.

@@ -57,7 +57,7 @@ impl Sockets {
             let failed = |source| BindError { name: spec.name.clone(), address: spec.address, source };
             let address = socket.local_addr().map_err(failed)?;
             let tls = match spec.protocol {
-                Protocol::Http => None,
+                Protocol::Http | Protocol::Tcp | Protocol::Udp => None,
                 Protocol::Https => {
                     let current = Current { published: published.clone(), bind: spec.bind };
                     Some(
@@ -231,6 +231,8 @@ impl Desk {
                 Bind::Http | Bind::Https => continue,
                 Bind::Port(port) => SocketAddr::new(host, *port),
                 Bind::Address(address) => *address,
+                // Datagrams are not accepted but received.
+                Bind::UdpPort(_) | Bind::UdpAddress(_) => continue,
             };
             let name: Arc<str> = bind.to_string().into();
             let spec =

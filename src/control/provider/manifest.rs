@@ -9,11 +9,15 @@ use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
+use gateway_api::apis::experimental::httproutes::HttpRoute as HTTPRoute;
+use gateway_api::apis::standard::backendtlspolicies::BackendTlsPolicy as BackendTLSPolicy;
 use gateway_api::apis::standard::gatewayclasses::GatewayClass;
 use gateway_api::apis::standard::gateways::Gateway;
-use gateway_api::apis::standard::httproutes::HttpRoute as HTTPRoute;
+use gateway_api::apis::standard::grpcroutes::GrpcRoute as GRPCRoute;
+use gateway_api::apis::standard::listenersets::ListenerSet;
 use gateway_api::apis::standard::referencegrants::ReferenceGrant;
-use k8s_openapi::api::core::v1::{ConfigMap, Endpoints, Secret, Service};
+use gateway_api::apis::standard::tlsroutes::TlsRoute as TLSRoute;
+use k8s_openapi::api::core::v1::{ConfigMap, Endpoints, Namespace, Secret, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -23,6 +27,7 @@ use serde::de::DeserializeOwned;
 use super::parallel_map;
 use super::text::{Document, count_lines, fingerprint, sniff, split_yaml};
 use crate::control::translate::Object;
+use crate::control::translate::stream_objects::{TCPRoute, UDPRoute};
 use crate::model::{ObjectName, ObjectRef, Severity};
 
 /// A file larger than this (bytes) is read on several threads.
@@ -176,6 +181,13 @@ kinds! {
     GatewayClass ["gateway.networking.k8s.io/v1", "gateway.networking.k8s.io/v1beta1"], false;
     Gateway ["gateway.networking.k8s.io/v1", "gateway.networking.k8s.io/v1beta1"], true;
     HTTPRoute ["gateway.networking.k8s.io/v1", "gateway.networking.k8s.io/v1beta1"], true;
+    GRPCRoute ["gateway.networking.k8s.io/v1"], true;
+    TLSRoute ["gateway.networking.k8s.io/v1"], true;
+    TCPRoute ["gateway.networking.k8s.io/v1"], true;
+    UDPRoute ["gateway.networking.k8s.io/v1"], true;
+    ListenerSet ["gateway.networking.k8s.io/v1"], true;
+    BackendTLSPolicy ["gateway.networking.k8s.io/v1"], true;
+    Namespace ["v1"], false;
     ReferenceGrant ["gateway.networking.k8s.io/v1", "gateway.networking.k8s.io/v1beta1"], true;
 }
 

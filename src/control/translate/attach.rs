@@ -3,26 +3,62 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use gateway_api::apis::standard::httproutes::{HttpRoute as HTTPRoute, HttpRouteParentRefs};
-
 use super::gateway::{GatewayView, Listener};
 use super::grant::GATEWAY_GROUP;
 use super::reading::Reading;
 use super::values;
-use crate::model::{Bind, HostPattern, Labels, ObjectName};
+use crate::model::{Bind, HostPattern, Labels, ObjectName, ParentRef, ParentStatus, RouteKind};
 
 /// Gateways of ours.
 pub(super) type Gateways = BTreeMap<ObjectName, Arc<GatewayView>>;
 
-/// Where a route is served; empty when nothing accepts it, or when all its parents belong to others.
-pub(super) fn places(
-    reading: &mut Reading<'_>,
-    gateways: &Gateways,
-    route: &HTTPRoute,
-) -> BTreeSet<(Bind, HostPattern)> {
+/// What a route of any kind says about where it wants to be served.
+pub(super) struct Wanted<'a> {
+    /// Its kind.
+    pub kind: RouteKind,
+    /// `spec.parentRefs`.
+    pub parents: Vec<ParentRef>,
+    /// `spec.hostnames`; empty for kinds without.
+    pub hostnames: &'a [String],
+}
+
+/// Where a route is served.
+#[derive(Default)]
+pub(super) struct Attachment {
+    /// Sockets and hosts; empty when nothing accepts it, or when all its parents belong to others.
+    pub places: BTreeSet<(Bind, HostPattern)>,
+    /// Whether it is accepted, by parents that are ours.
+    pub parents: Vec<ParentStatus>,
+}
+
+/// The parts of a reference to a parent, whichever generated type it has.
+macro_rules! parent_refs {
+    ($written:expr) => {
+        $written
+            .iter()
+            .flatten()
+            .map(|parent| $crate::model::ParentRef {
+                group: parent.group.as_deref().map(Into::into),
+                kind: parent.kind.as_deref().map(Into::into),
+                namespace: parent.namespace.as_deref().map(Into::into),
+                name: parent.name.as_str().into(),
+                section: parent.section_name.as_deref().map(Into::into),
+                port: parent.port,
+            })
+            .collect()
+    };
+}
+pub(super) use parent_refs;
+
+/// Where a route is served.
+pub(super) fn attach(reading: &mut Reading<'_>, gateways: &Gateways, wanted: &Wanted<'_>) -> Attachment {
+    Attachment { places: places(reading, gateways, wanted), parents: Vec::new() }
+}
+
+fn places(reading: &mut Reading<'_>, gateways: &Gateways, wanted: &Wanted<'_>) -> BTreeSet<(Bind, HostPattern)> {
     let mut places = BTreeSet::new();
-    let Some(hostnames) = hostnames(reading, route) else { return places };
-    let parents = route.spec.parent_refs.as_deref().unwrap_or_default();
+    let Some(hostnames) = hostnames(reading, wanted.hostnames) else { return places };
+    let parents = &wanted.parents;
     if parents.is_empty() {
         let problem = "the route names no Gateway and is not served";
         reading.warning("NoParent", "spec.parentRefs", problem, "name a Gateway in spec.parentRefs");
@@ -30,14 +66,13 @@ pub(super) fn places(
     for (index, parent) in parents.iter().enumerate() {
         let field = format!("spec.parentRefs[{index}]");
         let Some((name, view)) = gateway(reading, gateways, parent, &field) else { continue };
-        attach(reading, &name, &view, parent, &field, &hostnames, &mut places);
+        at_gateway(reading, &name, &view, parent, &field, &hostnames, &mut places);
     }
     places
 }
 
 /// The hosts of a route; `None` when all that are written are wrong.
-fn hostnames(reading: &mut Reading<'_>, route: &HTTPRoute) -> Option<Vec<HostPattern>> {
-    let written = route.spec.hostnames.as_deref().unwrap_or_default();
+fn hostnames(reading: &mut Reading<'_>, written: &[String]) -> Option<Vec<HostPattern>> {
     let mut hosts = Vec::new();
     for (index, text) in written.iter().enumerate() {
         match values::host_pattern(text, Labels::Many) {
@@ -55,7 +90,7 @@ fn hostnames(reading: &mut Reading<'_>, route: &HTTPRoute) -> Option<Vec<HostPat
 fn gateway(
     reading: &mut Reading<'_>,
     gateways: &Gateways,
-    parent: &HttpRouteParentRefs,
+    parent: &ParentRef,
     field: &str,
 ) -> Option<(ObjectName, Arc<GatewayView>)> {
     let group = parent.group.as_deref().unwrap_or(GATEWAY_GROUP);
@@ -66,7 +101,7 @@ fn gateway(
         return None;
     }
     let namespace: Arc<str> = parent.namespace.as_deref().map_or_else(|| reading.namespace(), Into::into);
-    let name = ObjectName::new(namespace, parent.name.as_str());
+    let name = ObjectName::new(namespace, &*parent.name);
     if reading.gateway(&name).is_none() {
         let problem = format!("Gateway {name} does not exist");
         reading.error("ParentNotFound", format!("{field}.name"), problem, "create the Gateway or correct the name");
@@ -77,23 +112,23 @@ fn gateway(
     Some((name, view))
 }
 
-fn attach(
+fn at_gateway(
     reading: &mut Reading<'_>,
     name: &ObjectName,
     view: &GatewayView,
-    parent: &HttpRouteParentRefs,
+    parent: &ParentRef,
     field: &str,
     hostnames: &[HostPattern],
     places: &mut BTreeSet<(Bind, HostPattern)>,
 ) {
     let named = |listener: &&Listener| {
-        parent.section_name.as_ref().is_none_or(|section| *section == listener.name)
+        parent.section.as_ref().is_none_or(|section| **section == *listener.name)
             && parent.port.is_none_or(|port| port == i32::from(listener.port))
     };
     let candidates: Vec<&Listener> = view.listeners.iter().filter(named).collect();
     if candidates.is_empty() {
-        let broken = parent.section_name.as_ref().filter(|section| view.broken.contains(*section));
-        let (problem, fix) = match (broken, &parent.section_name, parent.port) {
+        let broken = parent.section.as_ref().filter(|section| view.broken.contains(&***section));
+        let (problem, fix) = match (broken, &parent.section, parent.port) {
             (Some(section), ..) => {
                 (format!("listener `{section}` of Gateway {name} is not served"), "see what its owner is told")
             }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::reading::Dep;
 use super::service::{same_shape, service_of};
 use super::{Item, Objects, Translator};
-use crate::model::{ObjectName, Shards};
+use crate::model::{ObjectName, RouteKind, Shards};
 
 /// One difference: the name, what was there, what is there.
 type Difference<T> = (ObjectName, Option<Arc<T>>, Option<Arc<T>>);
@@ -54,7 +54,7 @@ impl Translator {
             self.dirty.insert(Item::Ingress(name));
         }
         for (name, ..) in catch_up(&mut self.seen.http_routes, &objects.http_routes) {
-            self.dirty.insert(Item::HttpRoute(name));
+            self.dirty.insert(Item::Route(RouteKind::Http, name));
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use gateway_api::apis::standard::httproutes::{
+use gateway_api::apis::experimental::httproutes::{
     HttpRouteRulesFilters, HttpRouteRulesFiltersRequestMirror, HttpRouteRulesFiltersRequestRedirect,
     HttpRouteRulesFiltersRequestRedirectPathType, HttpRouteRulesFiltersRequestRedirectScheme,
     HttpRouteRulesFiltersType, HttpRouteRulesFiltersUrlRewrite, HttpRouteRulesFiltersUrlRewritePathType,
@@ -122,6 +122,11 @@ fn one(
             let problem = "CORS is not supported; no CORS headers are sent";
             reading.warning("UnsupportedFilter", field, problem, "remove it, or let the backend answer");
             Ok(None)
+        }
+        Type::ExternalAuth => {
+            let problem = "requests cannot be shown to an authorization service";
+            reading.error("UnsupportedFilter", field, problem, &format!("remove it; {ANSWER}"));
+            Err(problem.to_owned())
         }
         Type::ExtensionRef => {
             let kind = filter.extension_ref.as_ref().map(|reference| reference.kind.as_str()).unwrap_or_default();

@@ -280,8 +280,8 @@ fn tls(
 ) -> bool {
     let field = format!("{field}.tls");
     match (&listener.tls, protocol) {
-        (None, Protocol::Http) => true,
-        (Some(_), Protocol::Http) => {
+        (None, Protocol::Http | Protocol::Tcp | Protocol::Udp) => true,
+        (Some(_), Protocol::Http | Protocol::Tcp | Protocol::Udp) => {
             let problem = "tls has no effect on a listener of protocol HTTP";
             reading.warning("NoEffect", field, problem, "write protocol: HTTPS, or remove it");
             true

@@ -3,20 +3,20 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use gateway_api::apis::standard::httproutes::{
+use gateway_api::apis::experimental::httproutes::{
     HttpRoute as HTTPRoute, HttpRouteRules, HttpRouteRulesBackendRefs, HttpRouteRulesFilters,
     HttpRouteRulesFiltersRequestMirror, HttpRouteRulesMatches, HttpRouteRulesMatchesHeadersType,
     HttpRouteRulesMatchesPath, HttpRouteRulesMatchesPathType, HttpRouteRulesMatchesQueryParamsType,
 };
 
-use super::attach::{self, Gateways};
+use super::attach::{self, Attachment, Gateways, Wanted};
 use super::filters::{self, Filters};
 use super::reading::{Reading, created};
 use super::service::{self, Plans, PortName};
 use super::{Part, annotations, grant, values};
 use crate::model::{
-    BackendKey, ObjectName, PathMatch, Rank, Route, RouteMatch, RouteTimeouts, Rule, Target, ValueMatch, ValueTest,
-    WeightedBackend,
+    BackendKey, ObjectName, PathMatch, Rank, Route, RouteKind, RouteMatch, RouteTimeouts, Rule, Target, ValueMatch,
+    ValueTest, WeightedBackend,
 };
 
 /// The largest weight of the API.
@@ -25,7 +25,12 @@ const MAX_WEIGHT: u32 = 1_000_000;
 /// Derives an HTTPRoute.
 pub(super) fn http_route(reading: &mut Reading<'_>, gateways: &Gateways, plans: &Plans, route: &HTTPRoute) -> Part {
     let mut part = Part { created: created(&route.metadata), ..Part::default() };
-    let places = attach::places(reading, gateways, route);
+    let wanted = Wanted {
+        kind: RouteKind::Http,
+        parents: attach::parent_refs!(route.spec.parent_refs),
+        hostnames: route.spec.hostnames.as_deref().unwrap_or_default(),
+    };
+    let Attachment { places, .. } = attach::attach(reading, gateways, &wanted);
     let foreign = places.is_empty() && reading.verdicts.is_empty();
     if foreign {
         // Everything it names belongs to another controller.
@@ -93,7 +98,7 @@ fn derive_rule(
         let problem = "the rule has no backends; the answer is 500";
         reading.warning("NoBackends", format!("{field}.backendRefs"), problem, "add a backend or a redirect");
     }
-    Rule { source, name, filters, backends, timeouts: timeouts(reading, rule, field) }
+    Rule { source, name, filters, backends, timeouts: timeouts(reading, rule, field), retry: None }
 }
 
 fn mirror_target(

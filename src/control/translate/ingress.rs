@@ -189,6 +189,7 @@ impl Writer<'_> {
                 filters: Vec::new(),
                 backends: vec![WeightedBackend { weight: 1, target, filters: Vec::new() }],
                 timeouts: RouteTimeouts::default(),
+                retry: None,
             }),
         };
         let route = Arc::new(route);

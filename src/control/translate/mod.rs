@@ -22,6 +22,7 @@ mod preview_host;
 mod reading;
 mod secret;
 mod service;
+pub mod stream_objects;
 #[cfg(test)]
 mod tests;
 mod values;
@@ -38,7 +39,7 @@ use self::secret::Certificates;
 use self::service::{Plans, SlicesOf};
 use crate::model::{
     Backend, BackendKey, Bind, CertificateBinding, ColorEndpoints, HostPattern, Model, ObjectName, ObjectRef, Protocol,
-    Route, Verdict,
+    Route, RouteKind, Statuses, Verdict,
 };
 
 /// Which objects are ours.
@@ -72,6 +73,8 @@ pub struct Translation {
     pub model: Model,
     /// What the owners are told, sorted, each once. The very same as the last time if nothing about it changed.
     pub verdicts: Arc<Vec<Verdict>>,
+    /// What is written into statuses. What did not change keeps its identity.
+    pub statuses: Statuses,
 }
 
 /// Something that is derived by itself.
@@ -80,7 +83,7 @@ enum Item {
     Service(ObjectName),
     Gateway(ObjectName),
     Ingress(ObjectName),
-    HttpRoute(ObjectName),
+    Route(RouteKind, ObjectName),
     Backend(BackendKey),
     /// Not derived from objects, but from all routes at one host.
     Host(Bind, HostPattern),
@@ -127,6 +130,7 @@ pub struct Translator {
     /// Nobody reads some Secret any more.
     secrets_unread: bool,
     model: Model,
+    statuses: Statuses,
 }
 
 impl Translator {
@@ -152,6 +156,7 @@ impl Translator {
             bindings_changed: false,
             secrets_unread: false,
             model: Model::default(),
+            statuses: Statuses::default(),
         }
     }
 
@@ -172,7 +177,7 @@ impl Translator {
         let verdicts = self.verdicts();
         let mut model = self.model.clone();
         preview_host::add(&mut model);
-        Translation { model, verdicts }
+        Translation { model, verdicts, statuses: self.statuses.clone() }
     }
 
     fn verdicts(&mut self) -> Arc<Vec<Verdict>> {
@@ -288,7 +293,7 @@ impl Translator {
 
     /// Ingresses and HTTPRoutes.
     fn derive_routes(&mut self, objects: &Objects) {
-        let items = self.take(|item| matches!(item, Item::Ingress(_) | Item::HttpRoute(_)).then(|| item.clone()));
+        let items = self.take(|item| matches!(item, Item::Ingress(_) | Item::Route(..)).then(|| item.clone()));
         for item in items {
             let derived = match &item {
                 Item::Ingress(name) => objects.ingresses.get(name).map(|ingress| {
@@ -297,7 +302,7 @@ impl Translator {
                     let part = ingress::ingress(&mut reading, &self.options, &self.plans, certificates, ingress);
                     (part, reading)
                 }),
-                Item::HttpRoute(name) => objects.http_routes.get(name).map(|route| {
+                Item::Route(RouteKind::Http, name) => objects.http_routes.get(name).map(|route| {
                     let mut reading = Reading::new(ObjectRef::new("HTTPRoute", name.clone()), objects);
                     (http_route::http_route(&mut reading, &self.gateways, &self.plans, route), reading)
                 }),

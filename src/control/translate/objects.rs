@@ -4,14 +4,19 @@
 
 use std::sync::Arc;
 
+use gateway_api::apis::experimental::httproutes::HttpRoute as HTTPRoute;
+use gateway_api::apis::standard::backendtlspolicies::BackendTlsPolicy as BackendTLSPolicy;
 use gateway_api::apis::standard::gatewayclasses::GatewayClass;
 use gateway_api::apis::standard::gateways::Gateway;
-use gateway_api::apis::standard::httproutes::HttpRoute as HTTPRoute;
+use gateway_api::apis::standard::grpcroutes::GrpcRoute as GRPCRoute;
+use gateway_api::apis::standard::listenersets::ListenerSet;
 use gateway_api::apis::standard::referencegrants::ReferenceGrant;
-use k8s_openapi::api::core::v1::{ConfigMap, Endpoints, Secret, Service};
+use gateway_api::apis::standard::tlsroutes::TlsRoute as TLSRoute;
+use k8s_openapi::api::core::v1::{ConfigMap, Endpoints, Namespace, Secret, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
 
+use super::stream_objects::{TCPRoute, UDPRoute};
 use crate::model::{ObjectName, ObjectRef, Shards};
 
 macro_rules! kinds {
@@ -78,8 +83,22 @@ kinds! {
     gateways: Gateway,
     /// HTTPRoutes.
     http_routes: HTTPRoute,
+    /// GRPCRoutes.
+    grpc_routes: GRPCRoute,
+    /// TLSRoutes.
+    tls_routes: TLSRoute,
+    /// TCPRoutes.
+    tcp_routes: TCPRoute,
+    /// UDPRoutes.
+    udp_routes: UDPRoute,
+    /// ListenerSets.
+    listener_sets: ListenerSet,
+    /// BackendTLSPolicies.
+    backend_tls_policies: BackendTLSPolicy,
     /// ReferenceGrants.
     reference_grants: ReferenceGrant,
+    /// Namespaces (no namespace), for their labels.
+    namespaces: Namespace,
 }
 
 /// A change to one object. Of several changes to one object only the last matters.

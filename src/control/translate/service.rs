@@ -92,7 +92,7 @@ pub(super) fn target(
         reading.error("BackendNotTrusted", field, &*why, "correct the annotation of the Service");
         return invalid(why);
     }
-    Target::Backend(BackendKey { service: service.clone(), port: found })
+    Target::Backend(BackendKey::new(service.clone(), found))
 }
 
 fn tcp_ports(service: &Service) -> impl Iterator<Item = &ServicePort> {
@@ -139,7 +139,7 @@ fn trust(
     }
     let Some(ca) = &settings.tls_ca else {
         let named = settings.tls_server_name.clone();
-        return Ok(named.map(|name| UpstreamTls { server_name: Some(name), ca_pem: None }));
+        return Ok(named.map(|name| UpstreamTls { server_name: Some(name), ..UpstreamTls::default() }));
     };
     let name = ObjectName::new(service.namespace.clone(), ca.clone());
     let from_map = reading.config_map(&name).and_then(|map| {
@@ -154,7 +154,11 @@ fn trust(
     if !roots.is_ok_and(|roots| !roots.is_empty()) {
         return Err(format!("weir.dev/upstream-tls-ca: ca.crt of {name} contains no certificate in PEM"));
     }
-    Ok(Some(UpstreamTls { server_name: settings.tls_server_name.clone(), ca_pem: Some(pem.into()) }))
+    Ok(Some(UpstreamTls {
+        server_name: settings.tls_server_name.clone(),
+        ca_pem: Some(pem.into()),
+        ..UpstreamTls::default()
+    }))
 }
 
 /// Derives a backend that a route names.

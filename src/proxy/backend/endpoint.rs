@@ -275,7 +275,7 @@ pub(super) mod tests {
     pub(in crate::proxy::backend) const SECOND: u64 = 1_000_000_000;
 
     pub(in crate::proxy::backend) fn backend() -> model::Backend {
-        model::Backend::new(BackendKey { service: ObjectName::new("shop", "web"), port: 80 }, Vec::new())
+        model::Backend::new(BackendKey::new(ObjectName::new("shop", "web"), 80), Vec::new())
     }
 
     pub(in crate::proxy::backend) fn endpoint_at(address: SocketAddr, now: u64) -> Arc<Endpoint> {

@@ -126,7 +126,7 @@ fn shape(
         match filter {
             CompiledFilter::RequestHeaders(edit) => headers::edit_request(edit, &mut exchange.request),
             // With the response.
-            CompiledFilter::ResponseHeaders(_) => {}
+            CompiledFilter::ResponseHeaders(_) | CompiledFilter::Cors(_) => {}
             CompiledFilter::Rewrite(edit) => {
                 let prefix = prefix_of(exchange);
                 rewrite::apply(edit, prefix.as_deref(), &mut exchange.request);

@@ -164,6 +164,7 @@ fn compile_filters(filters: &[model::Filter], live: &mut Live) -> Box<[CompiledF
             Filter::ResponseHeaders(edit) => CompiledFilter::ResponseHeaders(edit.clone()),
             Filter::Redirect(redirect) => CompiledFilter::Redirect(redirect.clone()),
             Filter::Rewrite(rewrite) => CompiledFilter::Rewrite(rewrite.clone()),
+            Filter::Cors(cors) => CompiledFilter::Cors(cors.clone()),
             Filter::Mirror(mirror) => CompiledFilter::Mirror(CompiledMirror {
                 backend: live.target(&mirror.target),
                 numerator: mirror.numerator,

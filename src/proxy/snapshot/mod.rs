@@ -19,7 +19,9 @@ use std::sync::Arc;
 use arc_swap::{ArcSwap, Guard};
 use tokio::sync::watch;
 
-use crate::model::{Bind, HeaderEdit, HostPattern, Protocol, Redirect, Rewrite, Route, RouteTimeouts, Rule, Shards};
+use crate::model::{
+    Bind, Cors, HeaderEdit, HostPattern, Protocol, Redirect, Rewrite, Route, RouteTimeouts, Rule, Shards,
+};
 use crate::proxy::backend::Backend;
 use crate::proxy::wire::RequestHead;
 use crate::telemetry::stats::Series;
@@ -97,6 +99,8 @@ pub enum CompiledFilter {
     Rewrite(Rewrite),
     /// Sends a copy elsewhere and forgets the answer.
     Mirror(CompiledMirror),
+    /// Says which pages of other origins may read the answer.
+    Cors(Cors),
 }
 
 /// A copy of a share of the requests.

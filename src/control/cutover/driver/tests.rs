@@ -48,7 +48,7 @@ fn service() -> ObjectName {
 
 fn backend(colors: &[(&str, SocketAddr)]) -> Arc<Backend> {
     let registry = Registry::new(1, &[]);
-    let key = BackendKey { service: service(), port: 80 };
+    let key = BackendKey::new(service(), 80);
     let listed = |address: SocketAddr| model::Endpoint { address, condition: Condition::Ready, pod: None, zone: None };
     let desired = Arc::new(model::Backend {
         key,

@@ -15,11 +15,15 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use gateway_api::apis::experimental::httproutes::HttpRoute as HTTPRoute;
+use gateway_api::apis::standard::backendtlspolicies::BackendTlsPolicy as BackendTLSPolicy;
 use gateway_api::apis::standard::gatewayclasses::GatewayClass;
 use gateway_api::apis::standard::gateways::Gateway;
-use gateway_api::apis::standard::httproutes::HttpRoute as HTTPRoute;
+use gateway_api::apis::standard::grpcroutes::GrpcRoute as GRPCRoute;
+use gateway_api::apis::standard::listenersets::ListenerSet;
 use gateway_api::apis::standard::referencegrants::ReferenceGrant;
-use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service};
+use gateway_api::apis::standard::tlsroutes::TlsRoute as TLSRoute;
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Secret, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
 use kube::api::Api;
@@ -32,6 +36,7 @@ use tokio::time::MissedTickBehavior;
 
 use super::age::Age;
 use super::feed;
+use crate::control::translate::stream_objects::{TCPRoute, UDPRoute};
 use strip::Watched;
 use view::{News, View};
 use watch::{Outlet, Subject};
@@ -182,7 +187,14 @@ fn watches(client: &Client, scope: &Scope, server: &str) -> Vec<Start> {
     plan.cluster::<DeserializeGuard<GatewayClass>>();
     plan.each::<DeserializeGuard<Gateway>>(selector, None);
     plan.each::<DeserializeGuard<HTTPRoute>>(selector, None);
+    plan.each::<DeserializeGuard<GRPCRoute>>(selector, None);
+    plan.each::<DeserializeGuard<TLSRoute>>(selector, None);
+    plan.each::<DeserializeGuard<TCPRoute>>(selector, None);
+    plan.each::<DeserializeGuard<UDPRoute>>(selector, None);
+    plan.each::<DeserializeGuard<ListenerSet>>(selector, None);
+    plan.each::<DeserializeGuard<BackendTLSPolicy>>(None, None);
     plan.each::<DeserializeGuard<ReferenceGrant>>(None, None);
+    plan.cluster::<Namespace>();
     plan.starts
 }
 

@@ -3,21 +3,27 @@
 //! A cluster's objects carry more about their own history than about what they mean: who wrote which field, the text that
 //! was last applied, statuses. None of it is kept, and nothing is a change that changes only such things.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use gateway_api::apis::experimental::httproutes::HttpRoute as HTTPRoute;
+use gateway_api::apis::standard::backendtlspolicies::BackendTlsPolicy as BackendTLSPolicy;
 use gateway_api::apis::standard::gatewayclasses::GatewayClass;
 use gateway_api::apis::standard::gateways::Gateway;
-use gateway_api::apis::standard::httproutes::HttpRoute as HTTPRoute;
+use gateway_api::apis::standard::grpcroutes::GrpcRoute as GRPCRoute;
+use gateway_api::apis::standard::listenersets::ListenerSet;
 use gateway_api::apis::standard::referencegrants::ReferenceGrant;
-use k8s_openapi::api::core::v1::{ConfigMap, ObjectReference, Secret, Service, ServiceSpec};
+use gateway_api::apis::standard::tlsroutes::TlsRoute as TLSRoute;
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, ObjectReference, Secret, Service, ServiceSpec};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kube::core::DeserializeGuard;
+use kube::core::{DeserializeGuard, NamespaceResourceScope, Resource};
 
 use super::view::Seen;
 use crate::control::translate::Object;
+use crate::control::translate::stream_objects::{TCPRoute, UDPRoute};
 use crate::model::{ObjectName, ObjectRef};
 
 /// The label of an EndpointSlice that names its Service.
@@ -169,6 +175,58 @@ impl Watched for IngressClass {
     }
 }
 
+impl Watched for Namespace {
+    const KIND: &'static str = "Namespace";
+
+    fn strip(mut self) -> Seen {
+        let labels = self.metadata.labels.take();
+        name_only(&mut self.metadata);
+        self.metadata.labels = labels;
+        self.spec = None;
+        self.status = None;
+        Seen::Used(Object::Namespace(Arc::new(self)))
+    }
+}
+
+/// Kinds whose types are Weir's own.
+macro_rules! resources {
+    ($($kind:ident $plural:literal)*) => {
+        $(impl Resource for $kind {
+            type DynamicType = ();
+            type Scope = NamespaceResourceScope;
+
+            fn kind((): &()) -> Cow<'_, str> {
+                stringify!($kind).into()
+            }
+
+            fn group((): &()) -> Cow<'_, str> {
+                "gateway.networking.k8s.io".into()
+            }
+
+            fn version((): &()) -> Cow<'_, str> {
+                "v1".into()
+            }
+
+            fn plural((): &()) -> Cow<'_, str> {
+                $plural.into()
+            }
+
+            fn meta(&self) -> &ObjectMeta {
+                &self.metadata
+            }
+
+            fn meta_mut(&mut self) -> &mut ObjectMeta {
+                &mut self.metadata
+            }
+        })*
+    };
+}
+
+resources! {
+    TCPRoute "tcproutes"
+    UDPRoute "udproutes"
+}
+
 /// Kinds whose definition may be of another version than the one that Weir knows: one object that cannot be read must not
 /// hide the others.
 macro_rules! guarded {
@@ -194,5 +252,11 @@ guarded! {
     GatewayClass { status }
     Gateway { status }
     HTTPRoute { status }
+    GRPCRoute { status }
+    TLSRoute { status }
+    TCPRoute {}
+    UDPRoute {}
+    ListenerSet { status }
+    BackendTLSPolicy { status }
     ReferenceGrant {}
 }

@@ -18,7 +18,7 @@ fn https(bindings: &[(HostPattern, &Arc<Certificate>)]) -> Model {
         .iter()
         .map(|(host, certificate)| CertificateBinding { host: host.clone(), certificate: (*certificate).clone() })
         .collect();
-    let entry = Entry { protocol: Protocol::Https, certificates: Arc::new(certificates), hosts: Shards::default() };
+    let entry = Entry { protocol: Protocol::Https, certificates: Arc::new(certificates), ..Entry::default() };
     Model { entries: [(Bind::Https, entry)].into(), ..Model::default() }
 }
 

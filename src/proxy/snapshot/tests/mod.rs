@@ -21,7 +21,7 @@ fn live() -> Live {
 }
 
 fn key(service: &str) -> BackendKey {
-    BackendKey { service: ObjectName::new("shop", service), port: 80 }
+    BackendKey::new(ObjectName::new("shop", service), 80)
 }
 
 fn endpoint(port: u16) -> Endpoint {
@@ -47,6 +47,7 @@ fn rule(name: &str, service: &str) -> Arc<Rule> {
         filters: Vec::new(),
         backends: vec![WeightedBackend { weight: 1, target: Target::Backend(key(service)), filters: Vec::new() }],
         timeouts: RouteTimeouts::default(),
+        retry: None,
     })
 }
 
@@ -63,7 +64,7 @@ fn prefix(path: &str) -> PathMatch {
 }
 
 fn model(hosts: Shards<HostPattern, Vec<Arc<Route>>>, backends: Vec<Arc<Backend>>) -> Model {
-    let entry = Entry { protocol: Protocol::Http, certificates: Arc::default(), hosts };
+    let entry = Entry { hosts, ..Entry::default() };
     Model {
         entries: [(Bind::Http, entry)].into(),
         backends: backends.into_iter().map(|backend| (backend.key.clone(), backend)).collect(),

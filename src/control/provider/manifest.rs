@@ -187,8 +187,8 @@ kinds! {
     UDPRoute ["gateway.networking.k8s.io/v1"], true;
     ListenerSet ["gateway.networking.k8s.io/v1"], true;
     BackendTLSPolicy ["gateway.networking.k8s.io/v1"], true;
-    Namespace ["v1"], false;
     ReferenceGrant ["gateway.networking.k8s.io/v1", "gateway.networking.k8s.io/v1beta1"], true;
+    Namespace ["v1"], false;
 }
 
 /// An object that has metadata to complete.

@@ -17,6 +17,10 @@ pub struct Settings {
     pub admin: Admin,
     /// Where objects come from.
     pub provider: Provider,
+    /// Where Gateways are served.
+    pub gateways: Gateways,
+    /// What is written into statuses.
+    pub status: Status,
     /// Threads that serve requests, 1–1024. Default: the cores this process may use (affinity and cgroup quota count),
     /// because a worker never waits for another one.
     pub workers: NonZeroUsize,
@@ -94,6 +98,24 @@ pub struct Provider {
     pub namespaces: Vec<String>,
     /// Label selector of Ingresses, Gateways and HTTPRoutes. Default: none; what they refer to needs no labels.
     pub selector: Option<String>,
+}
+
+/// Where Gateways are served.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct Gateways {
+    /// First and last address of each range, from which every Gateway gets an address of its own. Default: none; Gateways
+    /// share the listeners, as the addresses of a machine are not this process's to give away.
+    pub addresses: Vec<(IpAddr, IpAddr)>,
+}
+
+/// What is written into statuses.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct Status {
+    /// Addresses and host names at which clients find the listeners. Default: those of `service`, or else the listeners'
+    /// own where they are specific.
+    pub addresses: Vec<String>,
+    /// Namespace and name of the Service of type LoadBalancer that leads to the listeners. Default: none.
+    pub service: Option<String>,
 }
 
 /// What one peer may ask for. Sizes are in bytes.
@@ -293,6 +315,8 @@ impl Default for Settings {
                 namespaces: Vec::new(),
                 selector: None,
             },
+            gateways: Gateways { addresses: Vec::new() },
+            status: Status { addresses: Vec::new(), service: None },
             workers: std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
             limits: Limits {
                 method: 32,

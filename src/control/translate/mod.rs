@@ -9,17 +9,20 @@
 
 pub mod annotations;
 mod attach;
+mod backend_ref;
 mod color;
 mod diff;
 mod filters;
 mod gateway;
 mod grant;
+mod grpc_route;
 mod hosts;
 mod http_route;
 mod ingress;
 pub mod objects;
 mod preview_host;
 mod reading;
+mod rules;
 mod secret;
 mod service;
 pub mod stream_objects;
@@ -305,6 +308,10 @@ impl Translator {
                 Item::Route(RouteKind::Http, name) => objects.http_routes.get(name).map(|route| {
                     let mut reading = Reading::new(ObjectRef::new("HTTPRoute", name.clone()), objects);
                     (http_route::http_route(&mut reading, &self.gateways, &self.plans, route), reading)
+                }),
+                Item::Route(RouteKind::Grpc, name) => objects.grpc_routes.get(name).map(|route| {
+                    let mut reading = Reading::new(ObjectRef::new("GRPCRoute", name.clone()), objects);
+                    (grpc_route::grpc_route(&mut reading, &self.gateways, &self.plans, route), reading)
                 }),
                 _ => None,
             };

@@ -33,7 +33,7 @@ pub(super) fn grpc_route(reading: &mut Reading<'_>, gateways: &Gateways, plans: 
     let written = route.spec.rules.as_deref().unwrap_or_default();
     let twins: Vec<HttpRouteRules> = written.iter().map(twin).collect();
     let mut read = |reading: &mut Reading<'_>, index: usize, field: &str| matches(reading, &written[index], field);
-    rules::derive(reading, plans, &mut part, &attachment, &twins, &mut read);
+    rules::derive(reading, plans, &mut part, attachment, &twins, &mut read);
     part
 }
 

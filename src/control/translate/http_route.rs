@@ -29,7 +29,7 @@ pub(super) fn http_route(reading: &mut Reading<'_>, gateways: &Gateways, plans: 
     annotations::misplaced(reading, route.metadata.annotations.as_ref());
     let rules = route.spec.rules.as_deref().unwrap_or_default();
     let mut read = |reading: &mut Reading<'_>, index: usize, field: &str| matches(reading, &rules[index], field);
-    rules::derive(reading, plans, &mut part, &attachment, rules, &mut read);
+    rules::derive(reading, plans, &mut part, attachment, rules, &mut read);
     part
 }
 

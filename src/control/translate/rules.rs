@@ -16,10 +16,10 @@ use super::backend_ref::{self, reference};
 use super::filters::{self, Filters};
 use super::reading::Reading;
 use super::service::Plans;
-use super::{Part, values};
+use super::{Part, status, values};
 use crate::model::{
-    Access, BackendKey, Filter, PathMatch, Rank, Route, RouteMatch, RouteRetry, RouteTimeouts, Rule, Target,
-    ValueMatch, ValueTest, WeightedBackend,
+    Access, BackendKey, Bind, Filter, HostPattern, PathMatch, Rank, Route, RouteMatch, RouteRetry, RouteTimeouts, Rule,
+    Target, ValueMatch, ValueTest, WeightedBackend,
 };
 
 /// Reads the matches of the rule with this index, with the position of each.
@@ -30,11 +30,12 @@ pub(super) fn derive(
     reading: &mut Reading<'_>,
     plans: &Plans,
     part: &mut Part,
-    attachment: &Attachment,
+    attachment: Attachment,
     rules: &[HttpRouteRules],
     matches: Matches<'_>,
 ) {
-    let places = &attachment.places;
+    let Attachment { places, parents, .. } = attachment;
+    let places: BTreeSet<(Bind, HostPattern)> = places.into_iter().map(|place| (place.bind, place.host)).collect();
     if rules.is_empty() {
         reading.error("NoRules", "spec.rules", "there is no rule; nothing is served", "add a rule with backendRefs");
     }
@@ -60,6 +61,7 @@ pub(super) fn derive(
     if places.is_empty() {
         part.backends.clear();
     }
+    part.status = status::route(reading, parents);
 }
 
 fn derive_rule(

@@ -173,9 +173,24 @@ pub(super) fn redirect(_: &Context, exchange: &mut Exchange, status: u16, locati
     ResponseBody::Empty
 }
 
+/// The answer to a browser that asks what a page may send.
+pub(super) fn preflight(exchange: &mut Exchange) -> ResponseBody {
+    start(exchange, 204);
+    if let Some(sharing) = &exchange.sharing {
+        sharing.write_preflight(&exchange.request, &mut exchange.response);
+    }
+    exchange.content_length = None;
+    ResponseBody::Empty
+}
+
+/// Begins an answer of Weir's own. Pages may read it like one of the backend's: a page that must not know why its request
+/// failed cannot say so to its user either.
 fn start(exchange: &mut Exchange, status: u16) {
     exchange.response.clear();
     exchange.response.status = status;
+    if let Some(sharing) = &exchange.sharing {
+        sharing.write(&mut exchange.response);
+    }
     exchange
         .response
         .headers

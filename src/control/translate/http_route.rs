@@ -13,10 +13,10 @@ use super::attach::{self, Attachment, Gateways, Wanted};
 use super::filters::{self, Filters};
 use super::reading::{Reading, created};
 use super::service::{self, Plans, PortName};
-use super::{Part, annotations, grant, values};
+use super::{Part, annotations, grant, status, values};
 use crate::model::{
-    BackendKey, ObjectName, PathMatch, Rank, Route, RouteKind, RouteMatch, RouteTimeouts, Rule, Target, ValueMatch,
-    ValueTest, WeightedBackend,
+    BackendKey, Bind, HostPattern, ObjectName, PathMatch, Rank, Route, RouteKind, RouteMatch, RouteTimeouts, Rule,
+    Target, ValueMatch, ValueTest, WeightedBackend,
 };
 
 /// The largest weight of the API.
@@ -30,7 +30,8 @@ pub(super) fn http_route(reading: &mut Reading<'_>, gateways: &Gateways, plans: 
         parents: attach::parent_refs!(route.spec.parent_refs),
         hostnames: route.spec.hostnames.as_deref().unwrap_or_default(),
     };
-    let Attachment { places, .. } = attach::attach(reading, gateways, &wanted);
+    let Attachment { places, parents, .. } = attach::attach(reading, gateways, &wanted);
+    let places: BTreeSet<(Bind, HostPattern)> = places.into_iter().map(|place| (place.bind, place.host)).collect();
     let foreign = places.is_empty() && reading.verdicts.is_empty();
     if foreign {
         // Everything it names belongs to another controller.
@@ -62,6 +63,7 @@ pub(super) fn http_route(reading: &mut Reading<'_>, gateways: &Gateways, plans: 
     if places.is_empty() {
         part.backends.clear();
     }
+    part.status = status::route(reading, parents);
     part
 }
 

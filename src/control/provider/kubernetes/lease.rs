@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
 use k8s_openapi::jiff::Timestamp;
-use kube::api::{Api, PostParams};
 use kube::Client;
+use kube::api::{Api, PostParams};
 use tokio::sync::watch;
 
 use super::remote::Refusal;
@@ -105,7 +105,13 @@ impl Election {
 }
 
 /// Takes part in the election until the process ends; then gives the Lease back. Tells in `leads` whether this one leads.
-pub async fn run(client: Client, namespace: String, identity: String, leads: watch::Sender<bool>, mut drain: DrainWatch) {
+pub async fn run(
+    client: Client,
+    namespace: String,
+    identity: String,
+    leads: watch::Sender<bool>,
+    mut drain: DrainWatch,
+) {
     let mut candidate = Candidate {
         api: Api::namespaced(client, &namespace),
         election: Election::new(identity),

@@ -246,10 +246,16 @@ fn list_key(field: &str) -> Option<&'static str> {
 fn is_listed(by: &str, wanted: &[Value], live: &Value, owned: &Value) -> bool {
     let known = live.as_array().map(Vec::as_slice).unwrap_or_default();
     let keys: BTreeSet<&str> = wanted.iter().filter_map(|item| item[by].as_str()).collect();
-    let name = |owned: &str| serde_json::from_str::<Value>(owned.strip_prefix("k:")?).ok()?[by].as_str().map(str::to_owned);
+    let name =
+        |owned: &str| serde_json::from_str::<Value>(owned.strip_prefix("k:")?).ok()?[by].as_str().map(str::to_owned);
     let goes_on = |(key, _): (&String, &Value)| name(key).is_none_or(|name| keys.contains(name.as_str()));
     let entry = |item: &Value| {
-        owned.as_object().into_iter().flatten().find(|(key, _)| name(key).as_deref() == item[by].as_str()).map(|it| it.1)
+        owned
+            .as_object()
+            .into_iter()
+            .flatten()
+            .find(|(key, _)| name(key).as_deref() == item[by].as_str())
+            .map(|it| it.1)
     };
     owned.as_object().is_none_or(|owned| owned.iter().all(goes_on))
         && wanted.iter().all(|item| {

@@ -98,6 +98,8 @@ pub struct Provider {
     pub namespaces: Vec<String>,
     /// Label selector of Ingresses, Gateways and HTTPRoutes. Default: none; what they refer to needs no labels.
     pub selector: Option<String>,
+    /// Whether one of several Weirs writes statuses and Events to the API server. Default yes: owners look there.
+    pub write_status: bool,
 }
 
 /// Where Gateways are served.
@@ -314,6 +316,7 @@ impl Default for Settings {
                 kubeconfig: None,
                 namespaces: Vec::new(),
                 selector: None,
+                write_status: true,
             },
             gateways: Gateways { addresses: Vec::new() },
             status: Status { addresses: Vec::new(), service: None },

@@ -11,8 +11,8 @@ use super::secret::Certificates;
 use super::service::{Plans, PortName, target};
 use super::{Options, Part, addresses, annotations, values};
 use crate::model::{
-    Bind, CertificateBinding, HostPattern, Labels, ObjectName, PathMatch, Rank, Route, RouteMatch, RouteTimeouts, Rule,
-    Status, Target, WeightedBackend,
+    Access, Bind, CertificateBinding, HostPattern, Labels, ObjectName, PathMatch, Rank, Route, RouteMatch,
+    RouteTimeouts, Rule, Status, Target, WeightedBackend,
 };
 
 /// The annotation from before `spec.ingressClassName`.
@@ -164,7 +164,7 @@ impl Writer<'_> {
             reading.error("PortNotFound", format!("{field}.port"), problem, fix);
             return invalid(problem);
         };
-        let target = target(reading, self.plans, &name, port, &field);
+        let target = target(reading, self.plans, &name, port, Access::Tcp, &field);
         if let Target::Backend(key) = &target {
             self.part.backends.insert(key.clone());
         }

@@ -10,6 +10,7 @@
 mod addresses;
 pub mod annotations;
 mod attach;
+mod backend_ref;
 mod color;
 mod diff;
 mod features;
@@ -17,6 +18,7 @@ mod filters;
 mod frontend;
 mod gateway;
 mod grant;
+mod grpc_route;
 mod hosts;
 mod http_route;
 mod ingress;
@@ -27,6 +29,7 @@ pub mod objects;
 mod parents;
 mod preview_host;
 mod reading;
+mod rules;
 mod secret;
 mod service;
 mod status;
@@ -288,6 +291,10 @@ impl Translator {
                 Item::Route(RouteKind::Http, name) => objects.http_routes.get(name).map(|route| {
                     let mut reading = Reading::new(ObjectRef::new("HTTPRoute", name.clone()), objects);
                     (http_route::http_route(&mut reading, &self.parents.gateways, &self.plans, route), reading)
+                }),
+                Item::Route(RouteKind::Grpc, name) => objects.grpc_routes.get(name).map(|route| {
+                    let mut reading = Reading::new(ObjectRef::new("GRPCRoute", name.clone()), objects);
+                    (grpc_route::grpc_route(&mut reading, &self.parents.gateways, &self.plans, route), reading)
                 }),
                 _ => None,
             };

@@ -127,6 +127,8 @@ pub(super) struct Try<'a> {
     pub upgrade: Option<&'a [u8]>,
     /// When its response head must be there; nanoseconds of the process clock.
     pub head_deadline: u64,
+    /// Statuses that may lead to another attempt: the body of the request is then kept with the response.
+    pub listed: &'a [u16],
 }
 
 /// Sends the request to an endpoint and waits for the response head, which is then in `exchange`.
@@ -247,7 +249,9 @@ async fn over_h1(
                 return Ok(ResponseBody::Tunnel(Box::new(Upgraded { io, early, attempt })));
             }
             let mut body = ResponseBody::H1(UpstreamBody::new(upstream, attempt));
-            body.close();
+            if !with.listed.contains(&response.status) {
+                body.close();
+            }
             Ok(body)
         }
         Err(fault) => {

@@ -170,7 +170,8 @@ impl Exchange {
             Some(Fault::ClientGone) => Class::ClientAbort,
             None if !self.complete => Class::ClientAbort,
             Some(fault) if fault.blame() == Blame::Client => Class::ClientError,
-            _ => match self.response.status {
+            // Not by the status that was sent: a failure is 200 for a gRPC client.
+            fault => match fault.map_or(self.response.status, Fault::status) {
                 100..=299 => Class::Success,
                 300..=399 => Class::Redirect,
                 400..=499 => Class::ClientError,

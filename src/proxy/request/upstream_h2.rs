@@ -334,6 +334,15 @@ impl UpstreamBody {
         self.shared.taken.get()
     }
 
+    pub(super) fn is_replayable(&self) -> bool {
+        self.shared.body.borrow().as_ref().is_some_and(RequestBody::is_replayable)
+    }
+
+    /// Gives the response up for the body of its request; its stream is reset if it is not over.
+    pub(super) fn take_request(self) -> Option<RequestBody> {
+        self.shared.take_back()
+    }
+
     pub(super) fn take_trailers(&mut self) -> Option<Headers> {
         self.incoming.take_trailers()
     }

@@ -261,3 +261,29 @@ fn settle(context: &Context, exchange: &mut Exchange) {
     drop(stats);
     handle::log(context, exchange, ended);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proxy::wire::timers::Timers;
+
+    #[test]
+    fn a_failure_is_counted_as_one_whatever_status_tells_the_client() {
+        let timers = Rc::<Timers>::default();
+        let mut exchange = Exchange::new(timers.timer());
+        exchange.complete = true;
+        for (fault, status, expected) in [
+            (None, 200, Class::Success),
+            (None, 503, Class::ServerError),
+            (Some(Fault::NoEndpoints), 503, Class::ServerError),
+            // As gRPC clients are told.
+            (Some(Fault::NoEndpoints), 200, Class::ServerError),
+            (Some(Fault::UpstreamTimeout), 200, Class::Timeout),
+            (Some(Fault::BodyTooLarge), 200, Class::ClientError),
+        ] {
+            exchange.fault = fault;
+            exchange.response.status = status;
+            assert_eq!(exchange.class(), expected, "{fault:?} {status}");
+        }
+    }
+}

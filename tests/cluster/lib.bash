@@ -7,7 +7,7 @@ script=${0##*/tests/}
 work=$(mktemp -d)
 log=$work/weir.log
 started=()
-trap 'for one in "${started[@]}"; do kill -KILL "$one" 2>/dev/null || true; done; rm -rf "$work"' EXIT
+trap 'for one in "${started[@]}"; do kill -KILL "$one" 2>/dev/null && wait "$one" 2>/dev/null; done; rm -rf "$work"' EXIT
 namespace=weir-${script##*/}
 k() { kubectl --namespace "$namespace" "$@"; }
 
@@ -57,7 +57,7 @@ current-context: weir
 YAML
 }
 
-# start NAME ADDRESS FLAG…: Weir at ports 80, 443 and 9900 of ADDRESS, its log in $work/NAME.log, its process in $pid.
+# start NAME ADDRESS FLAG…: Weir at ports 80, 443 and 9900 of ADDRESS (of two flags of a name the later one counts), its log in $work/NAME.log, its process in $pid.
 start() {
   local name=$1 address=$2 variables
   shift 2

@@ -54,6 +54,9 @@ func (t *target) watch(ctx context.Context) {
 }
 
 func (t *target) look(ctx context.Context) {
+	if t.ready == "" {
+		return
+	}
 	ctx, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, t.ready, nil)

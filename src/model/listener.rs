@@ -85,7 +85,7 @@ pub struct Stream {
 }
 
 /// What of a stream is passed on.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Serialize)]
 pub enum StreamMode {
     /// All bytes; with TLS that means: as they were encrypted by the client.
     #[default]

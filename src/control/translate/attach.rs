@@ -7,7 +7,7 @@ use super::gateway::{GatewayView, Listener};
 use super::grant::GATEWAY_GROUP;
 use super::reading::Reading;
 use super::values;
-use crate::model::{Bind, HostPattern, Labels, ObjectName, ParentRef, ParentStatus, RouteKind};
+use crate::model::{Bind, HostPattern, Labels, ObjectName, ParentRef, ParentStatus, RouteKind, StreamMode};
 
 /// Gateways of ours.
 pub(super) type Gateways = BTreeMap<ObjectName, Arc<GatewayView>>;
@@ -22,13 +22,27 @@ pub(super) struct Wanted<'a> {
     pub hostnames: &'a [String],
 }
 
+/// One place where a route is served. The same socket and host may be there twice, with two identities, when Gateways
+/// share a socket.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) struct Place {
+    pub bind: Bind,
+    pub host: HostPattern,
+    /// What the listener does with TLS; of listeners of protocol TLS only.
+    pub mode: StreamMode,
+    /// The Secret with the client certificate that its Gateway shows to backends.
+    pub gateway_identity: Option<ObjectName>,
+}
+
 /// Where a route is served.
 #[derive(Default)]
 pub(super) struct Attachment {
     /// Sockets and hosts; empty when nothing accepts it, or when all its parents belong to others.
-    pub places: BTreeSet<(Bind, HostPattern)>,
+    pub places: BTreeSet<Place>,
     /// Whether it is accepted, by parents that are ours.
     pub parents: Vec<ParentStatus>,
+    /// Gateways at whose listeners (or at those of their ListenerSets) it is served.
+    pub gateways: BTreeSet<ObjectName>,
 }
 
 /// The parts of a reference to a parent, whichever generated type it has.
@@ -52,12 +66,8 @@ pub(super) use parent_refs;
 
 /// Where a route is served.
 pub(super) fn attach(reading: &mut Reading<'_>, gateways: &Gateways, wanted: &Wanted<'_>) -> Attachment {
-    Attachment { places: places(reading, gateways, wanted), parents: Vec::new() }
-}
-
-fn places(reading: &mut Reading<'_>, gateways: &Gateways, wanted: &Wanted<'_>) -> BTreeSet<(Bind, HostPattern)> {
-    let mut places = BTreeSet::new();
-    let Some(hostnames) = hostnames(reading, wanted.hostnames) else { return places };
+    let mut attachment = Attachment::default();
+    let Some(hostnames) = hostnames(reading, wanted.hostnames) else { return attachment };
     let parents = &wanted.parents;
     if parents.is_empty() {
         let problem = "the route names no Gateway and is not served";
@@ -66,9 +76,9 @@ fn places(reading: &mut Reading<'_>, gateways: &Gateways, wanted: &Wanted<'_>) -
     for (index, parent) in parents.iter().enumerate() {
         let field = format!("spec.parentRefs[{index}]");
         let Some((name, view)) = gateway(reading, gateways, parent, &field) else { continue };
-        at_gateway(reading, &name, &view, parent, &field, &hostnames, &mut places);
+        at_gateway(reading, &name, &view, parent, &field, &hostnames, &mut attachment);
     }
-    places
+    attachment
 }
 
 /// The hosts of a route; `None` when all that are written are wrong.
@@ -119,7 +129,7 @@ fn at_gateway(
     parent: &ParentRef,
     field: &str,
     hostnames: &[HostPattern],
-    places: &mut BTreeSet<(Bind, HostPattern)>,
+    attachment: &mut Attachment,
 ) {
     let named = |listener: &&Listener| {
         parent.section.as_ref().is_none_or(|section| **section == *listener.name)
@@ -160,7 +170,13 @@ fn at_gateway(
     for listener in &allowed {
         for host in shared(&listener.hostname, hostnames) {
             found = true;
-            places.extend(listener.binds.iter().map(|bind| (*bind, host.clone())));
+            attachment.gateways.insert(name.clone());
+            attachment.places.extend(listener.binds.iter().map(|bind| Place {
+                bind: *bind,
+                host: host.clone(),
+                mode: StreamMode::default(),
+                gateway_identity: None,
+            }));
         }
     }
     if !found {

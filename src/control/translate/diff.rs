@@ -56,6 +56,9 @@ impl Translator {
         for (name, ..) in catch_up(&mut self.seen.http_routes, &objects.http_routes) {
             self.dirty.insert(Item::Route(RouteKind::Http, name));
         }
+        for (name, ..) in catch_up(&mut self.seen.grpc_routes, &objects.grpc_routes) {
+            self.dirty.insert(Item::Route(RouteKind::Grpc, name));
+        }
     }
 
     /// The same for what the short path looks at.

@@ -11,8 +11,8 @@ use super::secret::Certificates;
 use super::service::{Plans, PortName, target};
 use super::{Options, Part, annotations, values};
 use crate::model::{
-    Bind, CertificateBinding, HostPattern, Labels, ObjectName, PathMatch, Rank, Route, RouteMatch, RouteTimeouts, Rule,
-    Target, WeightedBackend,
+    Access, Bind, CertificateBinding, HostPattern, Labels, ObjectName, PathMatch, Rank, Route, RouteMatch,
+    RouteTimeouts, Rule, Target, WeightedBackend,
 };
 
 /// The annotation from before `spec.ingressClassName`.
@@ -162,7 +162,7 @@ impl Writer<'_> {
             reading.error("PortNotFound", format!("{field}.port"), problem, fix);
             return invalid(problem);
         };
-        let target = target(reading, self.plans, &name, port, &field);
+        let target = target(reading, self.plans, &name, port, Access::Tcp, &field);
         if let Target::Backend(key) = &target {
             self.part.backends.insert(key.clone());
         }

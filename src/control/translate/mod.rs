@@ -9,19 +9,23 @@
 
 pub mod annotations;
 mod attach;
+mod backend_ref;
 mod color;
 mod diff;
 mod filters;
 mod gateway;
 mod grant;
+mod grpc_route;
 mod hosts;
 mod http_route;
 mod ingress;
 pub mod objects;
 mod preview_host;
 mod reading;
+mod rules;
 mod secret;
 mod service;
+mod status;
 pub mod stream_objects;
 #[cfg(test)]
 mod tests;
@@ -38,8 +42,8 @@ use self::reading::{Dep, Reading, created};
 use self::secret::Certificates;
 use self::service::{Plans, SlicesOf};
 use crate::model::{
-    Backend, BackendKey, Bind, CertificateBinding, ColorEndpoints, HostPattern, Model, ObjectName, ObjectRef, Protocol,
-    Route, RouteKind, Statuses, Verdict,
+    Backend, BackendKey, Bind, CertificateBinding, ColorEndpoints, HostPattern, Model, ObjectName, ObjectRef,
+    ObjectStatus, Protocol, Route, RouteKind, Status, Statuses, Verdict,
 };
 
 /// Which objects are ours.
@@ -97,6 +101,8 @@ struct Part {
     routes: Vec<(Bind, HostPattern, Arc<Route>)>,
     backends: BTreeSet<BackendKey>,
     certificates: Vec<(Bind, CertificateBinding)>,
+    /// What is written into the object's status; `None` when it is not ours to write.
+    status: Option<Status>,
 }
 
 /// Turns objects into a model; remembers.
@@ -306,18 +312,38 @@ impl Translator {
                     let mut reading = Reading::new(ObjectRef::new("HTTPRoute", name.clone()), objects);
                     (http_route::http_route(&mut reading, &self.gateways, &self.plans, route), reading)
                 }),
+                Item::Route(RouteKind::Grpc, name) => objects.grpc_routes.get(name).map(|route| {
+                    let mut reading = Reading::new(ObjectRef::new("GRPCRoute", name.clone()), objects);
+                    (grpc_route::grpc_route(&mut reading, &self.gateways, &self.plans, route), reading)
+                }),
                 _ => None,
             };
             let before = self.parts.remove(&item).unwrap_or_default();
-            let Some((part, reading)) = derived else {
+            let Some((mut part, reading)) = derived else {
                 self.forget(&item);
+                if let Some(reference) = reference_of(&item) {
+                    self.statuses.remove(&reference);
+                }
                 self.exchange(&item, before, &Part::default());
                 continue;
             };
+            self.publish(reading.source.clone(), generation_of(objects, &item), part.status.take());
             let part = keep_identity(&before, part);
             self.remember(item.clone(), reading);
             self.exchange(&item, before, &part);
             self.parts.insert(item, part);
+        }
+    }
+
+    /// Sets or removes the status of an object. One that is as before keeps its identity.
+    fn publish(&mut self, object: ObjectRef, generation: i64, status: Option<Status>) {
+        let Some(status) = status else {
+            self.statuses.remove(&object);
+            return;
+        };
+        let status = ObjectStatus { generation, status };
+        if self.statuses.get(&object).is_none_or(|before| **before != status) {
+            self.statuses.insert(object, Arc::new(status));
         }
     }
 
@@ -477,6 +503,31 @@ impl Translator {
             false => self.findings.insert(item, verdicts),
         };
     }
+}
+
+/// The object of an item whose status may be written.
+fn reference_of(item: &Item) -> Option<ObjectRef> {
+    Some(match item {
+        Item::Gateway(name) => ObjectRef::new("Gateway", name.clone()),
+        Item::Ingress(name) => ObjectRef::new("Ingress", name.clone()),
+        Item::Route(kind, name) => ObjectRef::new(kind.name(), name.clone()),
+        Item::Service(_) | Item::Backend(_) | Item::Host(..) => return None,
+    })
+}
+
+/// `metadata.generation` of the object of an item; 0 without one, as in a folder.
+fn generation_of(objects: &Objects, item: &Item) -> i64 {
+    let metadata = match item {
+        Item::Gateway(name) => objects.gateways.get(name).map(|it| &it.metadata),
+        Item::Ingress(name) => objects.ingresses.get(name).map(|it| &it.metadata),
+        Item::Route(RouteKind::Http, name) => objects.http_routes.get(name).map(|it| &it.metadata),
+        Item::Route(RouteKind::Grpc, name) => objects.grpc_routes.get(name).map(|it| &it.metadata),
+        Item::Route(RouteKind::Tls, name) => objects.tls_routes.get(name).map(|it| &it.metadata),
+        Item::Route(RouteKind::Tcp, name) => objects.tcp_routes.get(name).map(|it| &it.metadata),
+        Item::Route(RouteKind::Udp, name) => objects.udp_routes.get(name).map(|it| &it.metadata),
+        Item::Service(_) | Item::Backend(_) | Item::Host(..) => None,
+    };
+    metadata.and_then(|metadata| metadata.generation).unwrap_or_default()
 }
 
 /// Whether two lists say the same by the very same certificates.

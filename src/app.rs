@@ -25,12 +25,12 @@ use crate::control::provider::directory::Directory;
 #[cfg(feature = "kubernetes")]
 use crate::control::provider::kubernetes::{self, Kubernetes, KubernetesError, Scope};
 use crate::control::provider::{Age, feed};
-use crate::control::translate::{Change, Options as TranslateOptions, Translator};
+use crate::control::translate::{AddressRange, Change, Options as TranslateOptions, Translator};
 #[cfg(feature = "kubernetes")]
 use crate::control::written;
 use crate::control::{Control, Cycle, Report};
 use crate::drain::{Drain, Phase};
-use crate::model::{Bind, ObjectName, Protocol};
+use crate::model::{Bind, GatewayAddress, ObjectName, Protocol};
 use crate::proxy::backend::health::Checker;
 use crate::proxy::fault::Fault;
 use crate::proxy::listener::{BindError, Spec};
@@ -161,13 +161,13 @@ pub fn run(settings: Settings, origins: &Origins, source: Source, announce: impl
     };
     let (provider, batches) = open_source(source)?;
 
-        let live = Live::new(registry.clone());
+    let live = Live::new(registry.clone());
     let backends = live.backends();
     let driver = Driver::new(workers, Box::new(RegistryTally::new(registry.clone())));
     let board = driver.handle().board().clone();
     let cutovers = driver.handle().clone();
     let writer = open_writer(&provider, &settings, &report, &board, &drain)?;
-    let options = TranslateOptions { experimental: provider.experimental(), ..TranslateOptions::default() };
+    let options = translate_options(&settings, provider.experimental());
     let cycle = Cycle::new(Translator::new(options), live, published.clone(), report.clone());
     let checked = backends.clone();
     spawn("weir-control", move || {
@@ -397,7 +397,13 @@ fn open_writer(
 }
 
 #[cfg(not(feature = "kubernetes"))]
-fn open_writer(_: &Provider, _: &Settings, _: &Arc<Report>, _: &Arc<Board>, _: &Drain) -> Result<Option<Writing>, AppError> {
+fn open_writer(
+    _: &Provider,
+    _: &Settings,
+    _: &Arc<Report>,
+    _: &Arc<Board>,
+    _: &Drain,
+) -> Result<Option<Writing>, AppError> {
     Ok(None)
 }
 
@@ -469,6 +475,27 @@ fn specs(settings: &Settings) -> Vec<Spec> {
         }
     };
     settings.listeners.iter().map(spec).collect()
+}
+
+/// What translation needs of the settings.
+fn translate_options(settings: &Settings, experimental: bool) -> TranslateOptions {
+    let addresses = settings.gateways.addresses.iter();
+    let addresses = addresses.map(|(first, last)| AddressRange { first: *first, last: *last }).collect();
+    let place = |text: &String| match text.parse() {
+        Ok(ip) => GatewayAddress::Ip(ip),
+        Err(_) => GatewayAddress::Host(text.as_str().into()),
+    };
+    let mut published: Vec<_> = settings.status.addresses.iter().map(place).collect();
+    let service = settings.status.service.as_deref().filter(|_| published.is_empty());
+    let published_service =
+        service.and_then(|text| text.split_once('/')).map(|(space, name)| ObjectName::new(space, name));
+    if published.is_empty() && published_service.is_none() {
+        let own = settings.listeners.iter().map(|listener| listener.address.ip());
+        published.extend(own.filter(|ip| !ip.is_unspecified()).map(GatewayAddress::Ip));
+        published.sort_unstable();
+        published.dedup();
+    }
+    TranslateOptions { addresses, published, published_service, experimental, ..TranslateOptions::default() }
 }
 
 fn options(settings: &Settings) -> Options {

@@ -234,7 +234,8 @@ mod tests {
         let (mut announcer, now) = (Announcer::new(100_000), Instant::now());
         let service = ObjectName::new("shop", "web");
         let told = |at, reason| Told { at, reason, warning: false, text: String::new() };
-        let mut notes = vec![told(50_000, "CutoverDone"), told(100_001, "CutoverAdopted"), told(100_002, "CutoverStarted")];
+        let mut notes =
+            vec![told(50_000, "CutoverDone"), told(100_001, "CutoverAdopted"), told(100_002, "CutoverStarted")];
         announcer.cutover(&service, &notes);
         assert_eq!(announcer.pop(now).map(|it| it.reason), Some("CutoverStarted".into()));
         notes.push(told(100_003, "CutoverCommitted"));
@@ -269,7 +270,10 @@ mod tests {
         let event = |at_, uid| event(&at(at_), kind, uid, "weir-0", Timestamp::UNIX_EPOCH);
         let one = event(0, "u");
         assert_eq!(one, event(0, "u"));
-        assert_eq!((&one["metadata"]["namespace"], one["note"].as_str().map(str::len)), (&json!("default"), Some(NOTE)));
+        assert_eq!(
+            (&one["metadata"]["namespace"], one["note"].as_str().map(str::len)),
+            (&json!("default"), Some(NOTE))
+        );
         assert_eq!(one["regarding"].get("namespace"), None);
         assert_ne!(one["metadata"]["name"], event(1, "u")["metadata"]["name"]);
         assert_ne!(one["metadata"]["name"], event(0, "v")["metadata"]["name"]);

@@ -158,13 +158,8 @@ pub async fn write(remote: &Remote, gateway: &ObjectName, wanted: Option<&Wanted
 }
 
 /// Gateway.
-static GATEWAYS: Kind = Kind {
-    name: "Gateway",
-    group: "gateway.networking.k8s.io",
-    version: "v1",
-    plural: "gateways",
-    namespaced: true,
-};
+static GATEWAYS: Kind =
+    Kind { name: "Gateway", group: "gateway.networking.k8s.io", version: "v1", plural: "gateways", namespaced: true };
 
 fn absent(answer: Result<Value, Refusal>) -> Result<Option<Value>, Refusal> {
     match answer {

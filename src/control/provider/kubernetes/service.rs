@@ -138,10 +138,8 @@ pub enum AskError {
 /// # Errors
 /// See [`AskError`].
 pub fn ask(kubeconfig: Option<&Path>, service: &ObjectName, wish: &Wish) -> Result<Asked, AskError> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(client::KubernetesError::System)?;
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(client::KubernetesError::System)?;
     runtime.block_on(async {
         let config = client::config(kubeconfig).await?;
         let server = config.cluster_url.to_string();

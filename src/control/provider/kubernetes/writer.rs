@@ -356,7 +356,10 @@ impl Desk {
         }
         let untold = self.announcer.untold();
         if untold > 0 {
-            tracing::warn!(untold, "Events were left out: there are too many; `weir check` and the admin port show all");
+            tracing::warn!(
+                untold,
+                "Events were left out: there are too many; `weir check` and the admin port show all"
+            );
         }
     }
 

@@ -12,6 +12,7 @@ mod attach;
 mod backend_ref;
 mod backend_tls;
 mod color;
+mod cors;
 mod diff;
 mod filters;
 mod gateway;

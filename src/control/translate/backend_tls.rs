@@ -11,8 +11,8 @@ use gateway_api::apis::standard::backendtlspolicies::{
 };
 
 use super::grant::GATEWAY_GROUP;
-use super::reading::{Reading, created};
-use super::{annotations, service, status, values};
+use super::reading::{Dep, Reading, created};
+use super::{Item, Objects, Translator, annotations, generation_of, service, status, values};
 use crate::model::{
     Claim, Labels, ObjectName, ObjectRef, ParentRef, ParentStatus, Severity, Status, SubjectAltName, UpstreamTls,
     Verdict,
@@ -173,6 +173,42 @@ type ByAim = HashMap<ObjectName, BTreeMap<Option<Arc<str>>, BTreeSet<(i64, Objec
 fn stir(stirred: &mut BTreeSet<ObjectName>, by_aim: &ByAim, service: &ObjectName) {
     let policies = by_aim.get(service).into_iter().flat_map(BTreeMap::values).flatten();
     stirred.extend(policies.map(|(_, name)| name.clone()));
+}
+
+impl Translator {
+    /// BackendTLSPolicies.
+    pub(super) fn derive_policies(&mut self, objects: &Objects) {
+        for name in self.take(|item| if let Item::Policy(name) = item { Some(name.clone()) } else { None }) {
+            let item = Item::Policy(name.clone());
+            let view = objects.backend_tls_policies.get(&name).map(|written| {
+                let mut reading = Reading::new(ObjectRef::new("BackendTLSPolicy", name.clone()), objects);
+                (policy(&mut reading, written), reading.deps)
+            });
+            let view = match view {
+                Some((view, deps)) => {
+                    self.depend(&item, deps);
+                    Some(view)
+                }
+                None => {
+                    self.forget(&item);
+                    None
+                }
+            };
+            for service in self.policies.exchange(&name, view) {
+                self.stir(&Dep::Policies(service));
+            }
+        }
+    }
+
+    /// BackendTLSPolicies of which there is something new to say.
+    pub(super) fn settle_policies(&mut self, objects: &Objects) {
+        for name in self.policies.take_stirred() {
+            let item = Item::Policy(name.clone());
+            let (verdicts, status) = self.policies.settle(&name).unzip();
+            self.publish(ObjectRef::new("BackendTLSPolicy", name), generation_of(objects, &item), status);
+            self.tell(item, verdicts.unwrap_or_default());
+        }
+    }
 }
 
 /// Derives a policy.

@@ -7,6 +7,7 @@
 //!
 //! The control loop writes here; nobody reads but through [`Translation`].
 
+mod addresses;
 pub mod annotations;
 mod attach;
 mod backend_ref;
@@ -14,14 +15,20 @@ mod backend_tls;
 mod color;
 mod cors;
 mod diff;
+mod features;
 mod filters;
+mod frontend;
 mod gateway;
 mod grant;
 mod grpc_route;
 mod hosts;
 mod http_route;
 mod ingress;
+mod listener;
+mod listener_set;
+mod namespaces;
 pub mod objects;
+mod parents;
 mod preview_host;
 mod reading;
 mod rules;
@@ -38,18 +45,18 @@ mod values;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
-use self::attach::Gateways;
+pub use self::addresses::AddressRange;
 use self::backend_tls::Policies;
-use self::gateway::Claims;
 use self::hosts::Hosts;
 pub use self::objects::{Change, Object, Objects};
-use self::reading::{Dep, Reading, created};
+use self::parents::Parents;
+use self::reading::{Dep, Reading};
 use self::secret::Certificates;
 use self::service::{Known, Plans, SlicesOf};
 use self::streams::Streams;
 use crate::model::{
-    Access, Backend, BackendKey, Bind, CertificateBinding, ColorEndpoints, HostPattern, Model, ObjectName, ObjectRef,
-    ObjectStatus, Protocol, Route, RouteKind, Status, Statuses, Stream, Verdict,
+    Access, Backend, BackendKey, Bind, CertificateBinding, ColorEndpoints, GatewayAddress, HostPattern, Model,
+    ObjectName, ObjectRef, ObjectStatus, Protocol, Route, RouteKind, Status, Statuses, Stream, Verdict,
 };
 
 /// Which objects are ours.
@@ -63,6 +70,15 @@ pub struct Options {
     pub gateway_controller: String,
     /// Whether an Ingress without any class is served when no IngressClass is marked as the default.
     pub claim_unclassed: bool,
+    /// Addresses for Gateways, each of which gets one of its own; without any they share the sockets of the settings. An
+    /// address that nobody asks for is taken from the first of these that has one, and is the lowest.
+    pub addresses: Vec<AddressRange>,
+    /// Where clients find what is served at shared sockets.
+    pub published: Vec<GatewayAddress>,
+    /// The Service of type LoadBalancer whose addresses these are, in the place of `published`.
+    pub published_service: Option<ObjectName>,
+    /// Whether the fields of the experimental channel of the Gateway API exist.
+    pub experimental: bool,
 }
 
 impl Default for Options {
@@ -72,6 +88,10 @@ impl Default for Options {
             ingress_controller: "weir.dev/ingress-controller".to_owned(),
             gateway_controller: "weir.dev/gateway-controller".to_owned(),
             claim_unclassed: true,
+            addresses: Vec::new(),
+            published: Vec::new(),
+            published_service: None,
+            experimental: false,
         }
     }
 }
@@ -92,6 +112,7 @@ pub struct Translation {
 enum Item {
     Service(ObjectName),
     Gateway(ObjectName),
+    ListenerSet(ObjectName),
     /// A BackendTLSPolicy.
     Policy(ObjectName),
     Ingress(ObjectName),
@@ -118,6 +139,8 @@ struct Part {
     certificates: Vec<(Bind, CertificateBinding)>,
     /// What is written into the object's status; `None` when it is not ours to write.
     status: Option<Status>,
+    /// Listeners that a route is attached to.
+    attached: BTreeSet<(ObjectRef, Arc<str>)>,
 }
 
 /// Turns objects into a model; remembers.
@@ -139,19 +162,20 @@ pub struct Translator {
     certificates: Certificates,
     plans: Plans,
     policies: Policies,
-    gateways: Gateways,
+    parents: Parents,
     parts: HashMap<Item, Part>,
     /// How many parts name a backend.
     uses: HashMap<BackendKey, usize>,
     hosts: Hosts,
     streams: Streams,
-    /// Sockets of Gateways, which are there also without routes.
-    claims: Claims,
     /// Certificates by who presents them: age first, so that the oldest wins.
     bindings: BTreeMap<(i64, Item), Vec<(Bind, CertificateBinding)>>,
     bindings_changed: bool,
     /// Nobody reads some Secret any more.
     secrets_unread: bool,
+    classes_changed: bool,
+    /// Number of Ingresses that are served.
+    ingresses: usize,
     model: Model,
     statuses: Statuses,
 }
@@ -171,15 +195,16 @@ impl Translator {
             certificates: Certificates::default(),
             plans: Plans::new(),
             policies: Policies::default(),
-            gateways: Gateways::new(),
+            parents: Parents::default(),
             parts: HashMap::new(),
             uses: HashMap::new(),
             hosts: Hosts::default(),
             streams: Streams::default(),
-            claims: Claims::new(),
             bindings: BTreeMap::new(),
             bindings_changed: false,
             secrets_unread: false,
+            classes_changed: false,
+            ingresses: 0,
             model: Model::default(),
             statuses: Statuses::default(),
         }
@@ -190,9 +215,11 @@ impl Translator {
         self.notice_changes(objects);
         // Each step reads what the steps before it derived.
         self.derive_plans(objects);
+        self.derive_classes(objects);
         self.derive_gateways(objects);
         self.derive_policies(objects);
         self.derive_routes(objects);
+        self.publish_parents();
         self.derive_backends(objects);
         self.settle_hosts();
         self.settle_streams();
@@ -272,87 +299,6 @@ impl Translator {
         }
     }
 
-    /// Gateways: all of them when one changes, because the oldest decides what a socket speaks.
-    fn derive_gateways(&mut self, objects: &Objects) {
-        let changed = self.take(|item| if let Item::Gateway(name) = item { Some(name.clone()) } else { None });
-        if changed.is_empty() {
-            return;
-        }
-        for name in &changed {
-            if !objects.gateways.contains_key(name) {
-                self.forget(&Item::Gateway(name.clone()));
-            }
-        }
-        self.claims.clear();
-        self.bindings.retain(|(_, item), _| !matches!(item, Item::Gateway(_)));
-        self.bindings_changed = true;
-        let mut by_age: Vec<_> = objects.gateways.iter().collect();
-        by_age.sort_by_key(|(name, gateway)| (created(&gateway.metadata), *name));
-        let mut views = Gateways::new();
-        for (name, gateway) in by_age {
-            let item = Item::Gateway(name.clone());
-            let mut reading = Reading::new(ObjectRef::new("Gateway", name.clone()), objects);
-            if gateway::is_ours(&mut reading, &self.options, gateway) {
-                let (view, bindings) =
-                    gateway::gateway(&mut reading, &mut self.certificates, &mut self.claims, gateway);
-                if !bindings.is_empty() {
-                    self.bindings.insert((created(&gateway.metadata), item.clone()), bindings);
-                }
-                let view = match self.gateways.get(name) {
-                    Some(before) if **before == view => before.clone(),
-                    _ => Arc::new(view),
-                };
-                views.insert(name.clone(), view);
-            }
-            self.remember(item, reading);
-        }
-        let names: BTreeSet<&ObjectName> = views.keys().chain(self.gateways.keys()).chain(&changed).collect();
-        let differ = |name: &&ObjectName| match (views.get(*name), self.gateways.get(*name)) {
-            (Some(new), Some(old)) => !Arc::ptr_eq(new, old),
-            // Also one that appeared or vanished without being ours: its routes are told otherwise.
-            _ => true,
-        };
-        let stirred: Vec<ObjectName> = names.into_iter().filter(differ).cloned().collect();
-        self.gateways = views;
-        for name in stirred {
-            self.stir(&Dep::Gateway(name));
-        }
-    }
-
-    /// BackendTLSPolicies.
-    fn derive_policies(&mut self, objects: &Objects) {
-        for name in self.take(|item| if let Item::Policy(name) = item { Some(name.clone()) } else { None }) {
-            let item = Item::Policy(name.clone());
-            let view = objects.backend_tls_policies.get(&name).map(|policy| {
-                let mut reading = Reading::new(ObjectRef::new("BackendTLSPolicy", name.clone()), objects);
-                (backend_tls::policy(&mut reading, policy), reading.deps)
-            });
-            let view = match view {
-                Some((view, deps)) => {
-                    self.depend(&item, deps);
-                    Some(view)
-                }
-                None => {
-                    self.forget(&item);
-                    None
-                }
-            };
-            for service in self.policies.exchange(&name, view) {
-                self.stir(&Dep::Policies(service));
-            }
-        }
-    }
-
-    /// BackendTLSPolicies of which there is something new to say.
-    fn settle_policies(&mut self, objects: &Objects) {
-        for name in self.policies.take_stirred() {
-            let item = Item::Policy(name.clone());
-            let (verdicts, status) = self.policies.settle(&name).unzip();
-            self.publish(ObjectRef::new("BackendTLSPolicy", name), generation_of(objects, &item), status);
-            self.tell(item, verdicts.unwrap_or_default());
-        }
-    }
-
     /// Ingresses and routes.
     fn derive_routes(&mut self, objects: &Objects) {
         let items = self.take(|item| matches!(item, Item::Ingress(_) | Item::Route(..)).then(|| item.clone()));
@@ -367,34 +313,36 @@ impl Translator {
                 }),
                 Item::Route(RouteKind::Http, name) => objects.http_routes.get(name).map(|route| {
                     let mut reading = Reading::new(ObjectRef::new("HTTPRoute", name.clone()), objects);
-                    (http_route::http_route(&mut reading, &self.gateways, known, route), reading)
+                    (http_route::http_route(&mut reading, &self.parents.gateways, known, route), reading)
                 }),
                 Item::Route(RouteKind::Grpc, name) => objects.grpc_routes.get(name).map(|route| {
                     let mut reading = Reading::new(ObjectRef::new("GRPCRoute", name.clone()), objects);
-                    (grpc_route::grpc_route(&mut reading, &self.gateways, known, route), reading)
+                    (grpc_route::grpc_route(&mut reading, &self.parents.gateways, known, route), reading)
                 }),
                 Item::Route(RouteKind::Tls, name) => objects.tls_routes.get(name).map(|route| {
                     let mut reading = Reading::new(ObjectRef::new("TLSRoute", name.clone()), objects);
-                    (stream_route::tls_route(&mut reading, &self.gateways, known, route), reading)
+                    (stream_route::tls_route(&mut reading, &self.parents.gateways, known, route), reading)
                 }),
                 Item::Route(RouteKind::Tcp, name) => objects.tcp_routes.get(name).map(|route| {
                     let mut reading = Reading::new(ObjectRef::new("TCPRoute", name.clone()), objects);
                     let (metadata, spec) = (&route.metadata, &route.spec);
                     let kind = RouteKind::Tcp;
-                    let part = stream_route::plain_route(&mut reading, &self.gateways, known, kind, metadata, spec);
+                    let part =
+                        stream_route::plain_route(&mut reading, &self.parents.gateways, known, kind, metadata, spec);
                     (part, reading)
                 }),
                 Item::Route(RouteKind::Udp, name) => objects.udp_routes.get(name).map(|route| {
                     let mut reading = Reading::new(ObjectRef::new("UDPRoute", name.clone()), objects);
                     let (metadata, spec) = (&route.metadata, &route.spec);
                     let kind = RouteKind::Udp;
-                    let part = stream_route::plain_route(&mut reading, &self.gateways, known, kind, metadata, spec);
+                    let part =
+                        stream_route::plain_route(&mut reading, &self.parents.gateways, known, kind, metadata, spec);
                     (part, reading)
                 }),
                 _ => None,
             };
             let before = self.parts.remove(&item).unwrap_or_default();
-            let Some((mut part, reading)) = derived else {
+            let Some((mut part, mut reading)) = derived else {
                 self.forget(&item);
                 if let Some(reference) = reference_of(&item) {
                     self.statuses.remove(&reference);
@@ -402,6 +350,7 @@ impl Translator {
                 self.exchange(&item, before, &Part::default());
                 continue;
             };
+            part.attached = std::mem::take(&mut reading.attached);
             self.publish(reading.source.clone(), generation_of(objects, &item), part.status.take());
             part.ways = ways(&part.gateways, &reading.deps);
             let part = keep_identity(&before, part);
@@ -428,6 +377,11 @@ impl Translator {
         self.hosts.exchange(&before.routes, &part.routes);
         self.streams.exchange((before.created, &before.streams), (part.created, &part.streams));
         self.policies.count(&before.ways, &part.ways);
+        self.parents.exchange(&before.attached, &part.attached);
+        if matches!(item, Item::Ingress(_)) {
+            self.ingresses += usize::from(!part.routes.is_empty());
+            self.ingresses -= usize::from(!before.routes.is_empty());
+        }
         for key in &part.backends {
             let uses = self.uses.entry(key.clone()).or_default();
             *uses += 1;
@@ -498,21 +452,10 @@ impl Translator {
         }
     }
 
-    /// Sockets at which a stream came or went.
-    fn settle_streams(&mut self) {
-        for (bind, hosts) in self.streams.take_changed() {
-            let winners = self.streams.winners(bind);
-            self.model.entries.entry(bind).or_default().streams = winners;
-            for host in hosts {
-                let verdicts = self.streams.conflicts(bind, &host);
-                self.tell(Item::Stream(bind, host), verdicts);
-            }
-        }
-    }
-
-    /// Sockets: what is spoken, and the certificates.
+    /// Sockets: what is spoken, the certificates of both sides, and which listeners are kept apart.
     fn settle_entries(&mut self) {
-        for bind in self.claims.keys() {
+        let open = &self.parents.open;
+        for bind in open.keys() {
             self.model.entries.entry(*bind).or_default();
         }
         if std::mem::take(&mut self.bindings_changed) {
@@ -527,17 +470,24 @@ impl Translator {
                 }
             }
         }
-        let claims = &self.claims;
+        let ingresses = self.ingresses > 0;
         self.model.entries.retain(|bind, entry| {
+            let socket = open.get(bind);
             entry.protocol = match bind {
                 Bind::Http => Protocol::Http,
                 Bind::Https => Protocol::Https,
-                _ => claims.get(bind).map_or(Protocol::Http, |(protocol, _)| *protocol),
+                _ => socket.map_or(Protocol::Http, |socket| socket.protocol),
             };
-            !entry.hosts.is_empty()
-                || !entry.streams.is_empty()
-                || !entry.certificates.is_empty()
-                || claims.contains_key(bind)
+            entry.client_certificates = socket.and_then(|socket| socket.clients.clone().flatten());
+            // Where several Gateways meet, or Ingresses, nobody's listeners bound the routes of others.
+            let shared = ingresses && matches!(bind, Bind::Http | Bind::Https);
+            let alone = socket.filter(|socket| socket.owners.len() == 1 && !shared);
+            let web = alone.filter(|socket| matches!(socket.protocol, Protocol::Http | Protocol::Https));
+            let boundaries = web.map(|socket| &socket.hostnames);
+            if boundaries.is_none_or(|boundaries| *boundaries != *entry.boundaries) {
+                entry.boundaries = boundaries.cloned().map(Arc::new).unwrap_or_default();
+            }
+            !entry.hosts.is_empty() || !entry.streams.is_empty() || !entry.certificates.is_empty() || socket.is_some()
         });
     }
 
@@ -624,6 +574,7 @@ fn ways(gateways: &BTreeSet<ObjectName>, read: &[Dep]) -> BTreeSet<(ObjectName, 
 fn reference_of(item: &Item) -> Option<ObjectRef> {
     Some(match item {
         Item::Gateway(name) => ObjectRef::new("Gateway", name.clone()),
+        Item::ListenerSet(name) => ObjectRef::new("ListenerSet", name.clone()),
         Item::Policy(name) => ObjectRef::new("BackendTLSPolicy", name.clone()),
         Item::Ingress(name) => ObjectRef::new("Ingress", name.clone()),
         Item::Route(kind, name) => ObjectRef::new(kind.name(), name.clone()),
@@ -635,6 +586,7 @@ fn reference_of(item: &Item) -> Option<ObjectRef> {
 fn generation_of(objects: &Objects, item: &Item) -> i64 {
     let metadata = match item {
         Item::Gateway(name) => objects.gateways.get(name).map(|it| &it.metadata),
+        Item::ListenerSet(name) => objects.listener_sets.get(name).map(|it| &it.metadata),
         Item::Policy(name) => objects.backend_tls_policies.get(name).map(|it| &it.metadata),
         Item::Ingress(name) => objects.ingresses.get(name).map(|it| &it.metadata),
         Item::Route(RouteKind::Http, name) => objects.http_routes.get(name).map(|it| &it.metadata),

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use super::{Item, Translator};
 use crate::model::{Bind, HostPattern, ObjectRef, Severity, Stream, Verdict};
 
 /// The streams of one host by age of their routes.
@@ -75,6 +76,20 @@ impl Streams {
             }
         };
         in_order.map(tell).collect()
+    }
+}
+
+impl Translator {
+    /// Sockets at which a stream came or went.
+    pub(super) fn settle_streams(&mut self) {
+        for (bind, hosts) in self.streams.take_changed() {
+            let winners = self.streams.winners(bind);
+            self.model.entries.entry(bind).or_default().streams = winners;
+            for host in hosts {
+                let verdicts = self.streams.conflicts(bind, &host);
+                self.tell(Item::Stream(bind, host), verdicts);
+            }
+        }
     }
 }
 

@@ -12,6 +12,7 @@ use super::handle;
 use crate::model::Bind;
 use crate::proxy::backend::{Backend, Color, Endpoint, Permit};
 use crate::proxy::fault::{Blame, Fault};
+use crate::proxy::policy::cors::Sharing;
 use crate::proxy::snapshot::CompiledRule;
 use crate::proxy::wire::timers::{NEVER, Timer};
 use crate::proxy::wire::{RequestHead, ResponseHead};
@@ -89,6 +90,8 @@ pub struct Exchange {
     pub logged: Option<Box<Logged>>,
     /// The protocol that the client wants to upgrade to, and may.
     pub upgrade: SmallVec<[u8; 16]>,
+    /// What the response says to pages of other origins; only on routes that have a word in it.
+    pub sharing: Option<Box<Sharing>>,
 }
 
 /// What the access log shows of a request that may be rewritten later.
@@ -124,6 +127,7 @@ impl Exchange {
             timer,
             logged: None,
             upgrade: SmallVec::new(),
+            sharing: None,
         }
     }
 
@@ -145,6 +149,7 @@ impl Exchange {
         self.timer.clear();
         self.logged = None;
         self.upgrade.clear();
+        self.sharing = None;
     }
 
     /// Whether the request is gRPC, whose failures travel as trailers.

@@ -16,6 +16,7 @@ use crate::model::{Balance, HashKey};
 use crate::proxy::backend::balance::hash_of;
 use crate::proxy::backend::{Backend, Color, Endpoint};
 use crate::proxy::fault::Fault;
+use crate::proxy::policy::cors::{self, Cors};
 use crate::proxy::policy::{forwarding, headers, hop, path, preview, redirect, retry, rewrite, timeout};
 use crate::proxy::snapshot::{CompiledFilter, CompiledRule};
 use crate::proxy::wire::Name;
@@ -58,7 +59,12 @@ async fn respond(
     remember(context, origin, exchange);
     // 2 match
     let rule = find(context, origin, exchange)?;
-    // 3 guard: the ceilings, with the target below
+    // 3 guard; the ceilings, with the target below
+    if let Some(policy) = &rule.cors
+        && let Some(body) = share_with_pages(policy, exchange)
+    {
+        return Ok(body);
+    }
     // 4 shape
     let random = context.rng.borrow_mut().u128(..);
     let extra = forwarding::Extra { forwarded: context.options.forwarded };
@@ -69,6 +75,11 @@ async fn respond(
     }
     let share = choose_share(context, &rule)?;
     let chosen = &rule.shares[share];
+    if let Some(policy) = &chosen.cors
+        && let Some(body) = share_with_pages(policy, exchange)
+    {
+        return Ok(body);
+    }
     if let Some(body) = shape(context, &chosen.filters, &arrival, exchange, &mut copies) {
         return Ok(body);
     }
@@ -114,6 +125,14 @@ fn find(context: &Context, origin: &Origin, exchange: &mut Exchange) -> Result<A
     Ok(rule)
 }
 
+/// Decides what the answer, whoever gives it, says to pages of other origins. Returns the body of the answer to a
+/// preflight.
+fn share_with_pages(policy: &Arc<Cors>, exchange: &mut Exchange) -> Option<ResponseBody> {
+    let preflight = cors::is_preflight(&exchange.request);
+    exchange.sharing = Some(Box::new(policy.judge(&exchange.request)));
+    preflight.then(|| reply::preflight(exchange))
+}
+
 /// Applies filters in written order. Returns the body of a response that one of them gave.
 fn shape(
     context: &Context,
@@ -126,7 +145,7 @@ fn shape(
         match filter {
             CompiledFilter::RequestHeaders(edit) => headers::edit_request(edit, &mut exchange.request),
             // With the response.
-            CompiledFilter::ResponseHeaders(_) | CompiledFilter::Cors(_) => {}
+            CompiledFilter::ResponseHeaders(_) => {}
             CompiledFilter::Rewrite(edit) => {
                 let prefix = prefix_of(exchange);
                 rewrite::apply(edit, prefix.as_deref(), &mut exchange.request);
@@ -324,6 +343,9 @@ fn answer(rule: &CompiledRule, share: usize, exchange: &mut Exchange) {
     if response.status == 101 {
         // The client has to be told which protocol it has got (RFC 9110 section 7.8).
         response.headers.set("upgrade", &exchange.upgrade);
+    }
+    if let Some(sharing) = &exchange.sharing {
+        sharing.write(response);
     }
     for filter in rule.filters.iter().chain(&rule.shares[share].filters) {
         if let CompiledFilter::ResponseHeaders(edit) = filter {

@@ -139,9 +139,11 @@ pub(super) fn local(context: &Context, exchange: &mut Exchange, fault: Fault) ->
 }
 
 /// A failure as gRPC clients understand it: in trailers (here: a response without a body), with the status that the
-/// gRPC documentation gives for the HTTP status.
+/// gRPC documentation gives for the HTTP status; but a route without a usable backend is `UNAVAILABLE` (API reference of
+/// GRPCRoute, `backendRefs`).
 fn grpc(context: &Context, exchange: &mut Exchange, fault: Fault) -> ResponseBody {
     let code = match fault.status() {
+        _ if fault == Fault::InvalidBackend => "14",
         400 | 405 | 414 | 417 | 431 => "13",
         401 => "16",
         403 => "7",
@@ -171,9 +173,24 @@ pub(super) fn redirect(_: &Context, exchange: &mut Exchange, status: u16, locati
     ResponseBody::Empty
 }
 
+/// The answer to a browser that asks what a page may send.
+pub(super) fn preflight(exchange: &mut Exchange) -> ResponseBody {
+    start(exchange, 204);
+    if let Some(sharing) = &exchange.sharing {
+        sharing.write_preflight(&exchange.request, &mut exchange.response);
+    }
+    exchange.content_length = None;
+    ResponseBody::Empty
+}
+
+/// Begins an answer of Weir's own. Pages may read it like one of the backend's: a page that must not know why its request
+/// failed cannot say so to its user either.
 fn start(exchange: &mut Exchange, status: u16) {
     exchange.response.clear();
     exchange.response.status = status;
+    if let Some(sharing) = &exchange.sharing {
+        sharing.write(&mut exchange.response);
+    }
     exchange
         .response
         .headers

@@ -12,6 +12,7 @@ use crate::model::{
     self, BackendKey, Bind, Entry, Filter, HostPattern, Model, Protocol, Route, Rule, Shards, Stream, StreamMode,
     Target, WeightedBackend,
 };
+use crate::proxy::policy::cors::Cors;
 use crate::tls::Inside;
 
 use super::boundaries::Boundaries;
@@ -193,6 +194,8 @@ pub(super) fn compile_rule(rule: &Arc<Rule>, live: &mut Live) -> CompiledRule {
         total_weight: shares.iter().map(|share| u64::from(share.weight)).sum(),
         shares,
         timeouts: rule.timeouts,
+        retry: rule.retry.clone().map(Box::new),
+        cors: compile_cors(&rule.filters),
     }
 }
 
@@ -204,23 +207,39 @@ fn compile_share(rule: &Rule, share: &WeightedBackend, live: &mut Live) -> Share
         }
         None => Box::default(),
     };
-    Share { weight: share.weight, backend, filters: compile_filters(&share.filters, live), series }
+    Share {
+        weight: share.weight,
+        backend,
+        filters: compile_filters(&share.filters, live),
+        cors: compile_cors(&share.filters),
+        series,
+    }
 }
 
 fn compile_filters(filters: &[model::Filter], live: &mut Live) -> Box<[CompiledFilter]> {
     filters
         .iter()
-        .map(|filter| match filter {
-            Filter::RequestHeaders(edit) => CompiledFilter::RequestHeaders(edit.clone()),
-            Filter::ResponseHeaders(edit) => CompiledFilter::ResponseHeaders(edit.clone()),
-            Filter::Redirect(redirect) => CompiledFilter::Redirect(redirect.clone()),
-            Filter::Rewrite(rewrite) => CompiledFilter::Rewrite(rewrite.clone()),
-            Filter::Cors(cors) => CompiledFilter::Cors(cors.clone()),
-            Filter::Mirror(mirror) => CompiledFilter::Mirror(CompiledMirror {
-                backend: live.target(&mirror.target),
-                numerator: mirror.numerator,
-                denominator: mirror.denominator.max(1),
-            }),
+        .filter_map(|filter| {
+            Some(match filter {
+                Filter::RequestHeaders(edit) => CompiledFilter::RequestHeaders(edit.clone()),
+                Filter::ResponseHeaders(edit) => CompiledFilter::ResponseHeaders(edit.clone()),
+                Filter::Redirect(redirect) => CompiledFilter::Redirect(redirect.clone()),
+                Filter::Rewrite(rewrite) => CompiledFilter::Rewrite(rewrite.clone()),
+                Filter::Cors(_) => return None,
+                Filter::Mirror(mirror) => CompiledFilter::Mirror(CompiledMirror {
+                    backend: live.target(&mirror.target),
+                    numerator: mirror.numerator,
+                    denominator: mirror.denominator.max(1),
+                }),
+            })
         })
         .collect()
+}
+
+/// There is at most one (a rule of the API's schema).
+fn compile_cors(filters: &[Filter]) -> Option<Arc<Cors>> {
+    filters.iter().find_map(|filter| match filter {
+        Filter::Cors(cors) => Some(Arc::new(Cors::new(cors))),
+        _ => None,
+    })
 }

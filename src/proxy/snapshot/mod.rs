@@ -23,9 +23,10 @@ use rustls::ServerConfig;
 use tokio::sync::watch;
 
 use crate::model::{
-    Bind, Cors, HeaderEdit, HostPattern, Protocol, Redirect, Rewrite, Route, RouteTimeouts, Rule, Shards,
+    Bind, HeaderEdit, HostPattern, Protocol, Redirect, Rewrite, Route, RouteRetry, RouteTimeouts, Rule, Shards,
 };
 use crate::proxy::backend::Backend;
+use crate::proxy::policy::cors::Cors;
 use crate::proxy::wire::RequestHead;
 use crate::telemetry::stats::Series;
 
@@ -83,6 +84,10 @@ pub struct CompiledRule {
     pub total_weight: u64,
     /// Deadlines.
     pub timeouts: RouteTimeouts,
+    /// What is tried again beyond what is safe in any case.
+    pub retry: Option<Box<RouteRetry>>,
+    /// Which pages of other origins may read answers. Not among the filters: it guards all of them, redirects too.
+    pub cors: Option<Arc<Cors>>,
 }
 
 /// One share of a rule's traffic.
@@ -93,6 +98,8 @@ pub struct Share {
     pub backend: Option<Arc<Backend>>,
     /// Filters of this share alone.
     pub filters: Box<[CompiledFilter]>,
+    /// As of the rule, for this share alone.
+    pub cors: Option<Arc<Cors>>,
     /// Statistics by color, in the order of the backend's colors.
     pub series: Box<[Arc<Series>]>,
 }
@@ -110,8 +117,6 @@ pub enum CompiledFilter {
     Rewrite(Rewrite),
     /// Sends a copy elsewhere and forgets the answer.
     Mirror(CompiledMirror),
-    /// Says which pages of other origins may read the answer.
-    Cors(Cors),
 }
 
 /// A copy of a share of the requests.

@@ -294,7 +294,7 @@ impl Translator {
                 }),
                 Item::Route(RouteKind::Grpc, name) => objects.grpc_routes.get(name).map(|route| {
                     let mut reading = Reading::new(ObjectRef::new("GRPCRoute", name.clone()), objects);
-                    (grpc_route::grpc_route(&mut reading, &self.gateways, &self.plans, route), reading)
+                    (grpc_route::grpc_route(&mut reading, &self.parents.gateways, &self.plans, route), reading)
                 }),
                 _ => None,
             };

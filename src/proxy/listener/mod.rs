@@ -44,3 +44,6 @@ pub struct Shared {
     /// Open connections, or sessions of datagrams.
     pub connections: AtomicU64,
 }
+
+#[cfg(test)]
+mod tests;

@@ -23,7 +23,7 @@ use crate::control::cutover::edit::{self, EditError};
 use crate::control::cutover::{Board, Driver, Moment, RegistryTally, Timestamp};
 use crate::control::provider::directory::Directory;
 #[cfg(feature = "kubernetes")]
-use crate::control::provider::kubernetes::{Kubernetes, KubernetesError, Scope};
+use crate::control::provider::kubernetes::{self, Kubernetes, KubernetesError, Scope};
 use crate::control::provider::{Age, feed};
 use crate::control::translate::{Change, Options as TranslateOptions, Translator};
 use crate::control::{Control, Cycle, Report};
@@ -41,7 +41,7 @@ use crate::telemetry::access_log::{AccessLog, Mode};
 use crate::telemetry::clock;
 use crate::telemetry::gauges::Gauges;
 use crate::telemetry::log::{self, Format};
-use crate::telemetry::metrics::{CutoverFacts, Facts};
+use crate::telemetry::metrics::{CutoverFacts, Facts, WriterFacts};
 use crate::telemetry::sink::Target;
 use crate::telemetry::stats::{ColorLabels, Registry};
 
@@ -154,6 +154,8 @@ pub fn run(settings: Settings, origins: &Origins, source: Source, announce: impl
     };
     let (provider, batches) = open_source(source)?;
 
+    let writer = open_writer(&provider, &settings, &report, &drain)?;
+
     let live = Live::new(registry.clone());
     let backends = live.backends();
     let driver = Driver::new(workers, Box::new(RegistryTally::new(registry.clone())));
@@ -183,6 +185,7 @@ pub fn run(settings: Settings, origins: &Origins, source: Source, announce: impl
         backends: backends.clone(),
         board: board.clone(),
         age: provider.age(),
+        writer: writer.as_ref().map(Writing::facts),
     };
     sources.facts = Box::new(move || facts.read(&logs_control));
     let admin_error = |source| AppError::Admin { address: settings.admin.address, source };
@@ -245,6 +248,9 @@ pub fn run(settings: Settings, origins: &Origins, source: Source, announce: impl
         Ok::<_, AppError>(())
     })?;
     drop(admin);
+    if let Some(writer) = writer {
+        writer.finish();
+    }
     access_log.finish(Duration::from_secs(2));
     drop(logs);
     Ok(())
@@ -318,6 +324,60 @@ fn open_source(source: Source) -> Result<(Provider, feed::Receiver), AppError> {
             Ok((Provider::Embedded { _sender: sender }, batches))
         }
     }
+}
+
+/// Tells the API server what has become of its objects, for as long as it is kept.
+struct Writing {
+    #[cfg(feature = "kubernetes")]
+    writer: kubernetes::Writer,
+}
+
+/// How writing goes on, for the metrics.
+type WriterReading = Box<dyn Fn() -> WriterFacts + Send + Sync>;
+
+impl Writing {
+    #[cfg(feature = "kubernetes")]
+    fn facts(&self) -> WriterReading {
+        let progress = self.writer.progress().clone();
+        Box::new(move || WriterFacts {
+            leads: progress.leads(),
+            waiting: progress.waiting(),
+            oldest: progress.oldest().as_secs_f64(),
+            writes: progress.writes(),
+        })
+    }
+
+    #[cfg(not(feature = "kubernetes"))]
+    fn facts(&self) -> WriterReading {
+        Box::new(WriterFacts::default)
+    }
+
+    /// The lease goes to another one.
+    fn finish(self) {
+        #[cfg(feature = "kubernetes")]
+        self.writer.finish(Duration::from_secs(2));
+    }
+}
+
+#[cfg(feature = "kubernetes")]
+fn open_writer(
+    provider: &Provider,
+    settings: &Settings,
+    report: &Report,
+    drain: &Drain,
+) -> Result<Option<Writing>, AppError> {
+    let Provider::Kubernetes(provider) = provider else { return Ok(None) };
+    if !settings.provider.write_status {
+        tracing::info!("provider.write_status is false: nothing is written to the API server");
+        return Ok(None);
+    }
+    let sources = kubernetes::Sources { statuses: report.statuses() };
+    Ok(Some(Writing { writer: provider.write(sources, drain.watch())? }))
+}
+
+#[cfg(not(feature = "kubernetes"))]
+fn open_writer(_: &Provider, _: &Settings, _: &Report, _: &Drain) -> Result<Option<Writing>, AppError> {
+    Ok(None)
 }
 
 fn reload(provider: &Provider, access_log: &AccessLog) {
@@ -589,6 +649,7 @@ struct FactSources {
     backends: Arc<arc_swap::ArcSwap<Vec<Arc<crate::proxy::backend::Backend>>>>,
     board: Arc<Board>,
     age: Option<Arc<Age>>,
+    writer: Option<WriterReading>,
 }
 
 type LogControls = (Option<crate::telemetry::sink::SinkSender>, Option<crate::telemetry::sink::SinkSender>);
@@ -624,6 +685,7 @@ impl FactSources {
             generation,
             last_publish: (generation > 0).then(|| self.report.last_publish()),
             view_age: self.age.as_ref().map(|age| age.read().as_secs_f64()),
+            writer: self.writer.as_ref().map(|read| read()),
             rejected_objects: self.report.rejected().values().map(|count| *count as u64).sum(),
             certificates: certificates.into_iter().collect(),
             cutovers: CutoverFacts {

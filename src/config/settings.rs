@@ -94,6 +94,8 @@ pub struct Provider {
     pub namespaces: Vec<String>,
     /// Label selector of Ingresses, Gateways and HTTPRoutes. Default: none; what they refer to needs no labels.
     pub selector: Option<String>,
+    /// Whether one of several Weirs writes statuses and Events to the API server. Default yes: owners look there.
+    pub write_status: bool,
 }
 
 /// What one peer may ask for. Sizes are in bytes.
@@ -292,6 +294,7 @@ impl Default for Settings {
                 kubeconfig: None,
                 namespaces: Vec::new(),
                 selector: None,
+                write_status: true,
             },
             workers: std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
             limits: Limits {

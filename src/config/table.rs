@@ -83,6 +83,7 @@ table! {
     "provider.kubeconfig" Some("--kubeconfig"), provider.kubeconfig = optional_path(), "how the API server is reached; default: KUBECONFIG, in a pod its service account, else ~/.kube/config";
     "provider.namespaces" Some("--namespace"), provider.namespaces = names(), "namespaces that are watched; default: all";
     "provider.selector" NO_FLAG, provider.selector = selector(), "label selector of the Ingresses, Gateways and HTTPRoutes that are looked at; default: all";
+    "provider.write_status" NO_FLAG, provider.write_status = boolean(), "whether one of several Weirs writes statuses, Events and annotations to the API server";
     "workers" Some("--workers"), workers = workers(), "threads that serve requests; default: the cores this process may use";
     "limits.method" NO_FLAG, limits.method = size(1, 256), "length of a method";
     "limits.target" NO_FLAG, limits.target = size(256, 65536), "length of a request target; beyond it 414";

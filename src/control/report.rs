@@ -28,7 +28,7 @@ pub struct Report {
     last_publish: AtomicU64,
     routes: Histogram,
     endpoints: Histogram,
-    statuses: watch::Sender<Statuses>,
+    statuses: watch::Sender<Option<Statuses>>,
 }
 
 /// How a change reaches requests.
@@ -104,18 +104,19 @@ impl Report {
         self.generation.store(generation, Ordering::Release);
     }
 
-    /// What is to be written into statuses: of what is served, never of what is still to be published.
-    pub fn statuses(&self) -> watch::Receiver<Statuses> {
+    /// What is to be written into statuses: of what is served, never of what is still to be published. `None` before the
+    /// first full load, which is not the same as nothing.
+    pub fn statuses(&self) -> watch::Receiver<Option<Statuses>> {
         self.statuses.subscribe()
     }
 
     pub(super) fn tell_statuses(&self, statuses: &Statuses) {
         self.statuses.send_if_modified(|before| {
-            let changed = !before.differences(statuses, Arc::ptr_eq).is_empty();
-            if changed {
-                *before = statuses.clone();
+            let same = before.as_ref().is_some_and(|before| before.differences(statuses, Arc::ptr_eq).is_empty());
+            if !same {
+                *before = Some(statuses.clone());
             }
-            changed
+            !same
         });
     }
 

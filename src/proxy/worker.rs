@@ -9,17 +9,14 @@ use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use rustls::server::{ClientHello, ResolvesServerCert};
-use rustls::sign::CertifiedKey;
 use tokio::runtime::LocalOptions;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use super::listener::{BindError, Listener, Shared, Spec, bind};
 use super::request::{Context, Warmed};
-use super::snapshot::Published;
 use crate::drain::{DrainWatch, Phase};
-use crate::model::{Bind, Protocol};
+use crate::model::Bind;
 use crate::proxy::backend::Backend;
 use crate::telemetry::clock;
 
@@ -39,13 +36,12 @@ pub struct Sockets {
 struct Open {
     address: SocketAddr,
     shared: Arc<Shared>,
-    tls: Option<Arc<rustls::ServerConfig>>,
     spec: Spec,
 }
 
 impl Sockets {
     /// Opens one worker's socket of a listener. The first worker's port 0 becomes everyone's port.
-    fn open(&self, spec: &Spec, published: &Arc<Published>) -> Result<(std::net::TcpListener, Place), BindError> {
+    fn open(&self, spec: &Spec) -> Result<(std::net::TcpListener, Arc<Shared>), BindError> {
         let mut open = self.open.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let known = open.get(&spec.name).filter(|known| known.spec == *spec);
         let mut wanted = spec.clone();
@@ -56,21 +52,10 @@ impl Sockets {
         if known.is_none() {
             let failed = |source| BindError { name: spec.name.clone(), address: spec.address, source };
             let address = socket.local_addr().map_err(failed)?;
-            let tls = match spec.protocol {
-                Protocol::Http | Protocol::Tcp | Protocol::Udp => None,
-                Protocol::Https => {
-                    let current = Current { published: published.clone(), bind: spec.bind };
-                    Some(
-                        crate::tls::server_config(Arc::new(current))
-                            .map_err(|error| failed(std::io::Error::other(error)))?,
-                    )
-                }
-            };
             tracing::info!(listener = %spec.name, %address, protocol = ?spec.protocol, "listening");
-            open.insert(spec.name.clone(), Open { address, shared: Arc::default(), tls, spec: spec.clone() });
+            open.insert(spec.name.clone(), Open { address, shared: Arc::default(), spec: spec.clone() });
         }
-        let place = open.get(&spec.name).map(|known| Place { shared: known.shared.clone(), tls: known.tls.clone() });
-        Ok((socket, place.unwrap_or_default()))
+        Ok((socket, open.get(&spec.name).map(|known| known.shared.clone()).unwrap_or_default()))
     }
 
     fn close(&self, name: &str, spec: &Spec) {
@@ -87,30 +72,6 @@ impl Sockets {
         let open = self.open.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         open.iter().map(|(name, known)| (name.clone(), known.address)).collect()
     }
-}
-
-/// Asks the snapshot of the moment for a certificate, so that a rotated one serves the next handshake.
-struct Current {
-    published: Arc<Published>,
-    bind: Bind,
-}
-
-impl ResolvesServerCert for Current {
-    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        self.published.load().entries.get(&self.bind)?.resolver.resolve(hello)
-    }
-}
-
-impl std::fmt::Debug for Current {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Current").field("bind", &self.bind).finish_non_exhaustive()
-    }
-}
-
-#[derive(Default)]
-struct Place {
-    shared: Arc<Shared>,
-    tls: Option<Arc<rustls::ServerConfig>>,
 }
 
 /// What a worker is made of, made on the thread that starts it.
@@ -205,8 +166,8 @@ struct Desk {
 
 impl Desk {
     fn open(&mut self, spec: &Spec) -> Result<(), BindError> {
-        let (socket, place) = self.sockets.open(spec, &self.context.published)?;
-        let listener = Listener::new(&self.context, spec.clone(), place.shared, place.tls);
+        let (socket, shared) = self.sockets.open(spec)?;
+        let listener = Listener::new(&self.context, spec.clone(), shared);
         let (stop, stopped) = oneshot::channel::<()>();
         let name = spec.name.clone();
         let task = tokio::task::spawn_local(async move {

@@ -30,6 +30,8 @@ pub struct Facts {
     pub last_publish: Option<f64>,
     /// How old the provider's view of the world may be, seconds; `None` where that cannot happen.
     pub view_age: Option<f64>,
+    /// What is written to the API server; `None` where nothing is.
+    pub writer: Option<WriterFacts>,
     /// Objects that are not served, or not as a whole.
     pub rejected_objects: u64,
     /// Certificates by their Secret, with the end of their validity in seconds since the Unix epoch.
@@ -40,6 +42,19 @@ pub struct Facts {
     pub access_log_dropped: u64,
     /// Lines that Weir's own log dropped.
     pub log_dropped: u64,
+}
+
+/// What `/metrics` shows of writing to an API server.
+#[derive(Clone, Debug, Default)]
+pub struct WriterFacts {
+    /// Whether this process is the one that writes.
+    pub leads: bool,
+    /// Objects that are still to be written to.
+    pub waiting: u64,
+    /// How long the oldest of them has waited, seconds.
+    pub oldest: f64,
+    /// Writes by kind and result.
+    pub writes: Vec<(&'static str, &'static str, u64)>,
 }
 
 /// What `/metrics` shows of cutovers.
@@ -210,6 +225,13 @@ impl Page<'_> {
         families.of("weir_config_generation").add(&[], facts.generation as f64);
         families.of("weir_config_last_publish_timestamp_seconds").add_some(&[], facts.last_publish);
         families.of("weir_config_view_age_seconds").add_some(&[], facts.view_age);
+        if let Some(writer) = &facts.writer {
+            families.of("weir_leader").add(&[], f64::from(u8::from(writer.leads)));
+            families.of("weir_status_queue_length").add(&[], writer.waiting as f64);
+            families.of("weir_status_oldest_seconds").add(&[], writer.oldest);
+            let mut family = families.of("weir_status_writes_total");
+            writer.writes.iter().for_each(|(kind, result, count)| family.add(&[kind, result], *count as f64));
+        }
         families.of("weir_config_rejected_objects").add(&[], facts.rejected_objects as f64);
         let certificates: BTreeMap<&ObjectName, i64> =
             facts.certificates.iter().map(|(name, end)| (name, *end)).collect();

@@ -11,7 +11,7 @@ use crate::harness::weir::Weir;
 
 /// A Secret with the roots that backends are verified with.
 fn roots(authority: &Authority) -> String {
-    tls_secret("roots", &authority.issue("unused", &["unused"])) .replace(
+    tls_secret("roots", &authority.issue("unused", &["unused"])).replace(
         "data:\n",
         &format!("data:\n  ca.crt: {}\n", crate::harness::manifests::base64(authority.pem().as_bytes())),
     )

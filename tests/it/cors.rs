@@ -20,9 +20,10 @@ fn rule(path: &str, cors: &str, service: &str) -> String {
 }
 
 fn cors_fields(answer: &Answer) -> Vec<String> {
-    let fields = answer.headers.iter().filter(|(name, _)| {
-        name.as_str().starts_with("access-control-") || name.as_str() == "vary"
-    });
+    let fields = answer
+        .headers
+        .iter()
+        .filter(|(name, _)| name.as_str().starts_with("access-control-") || name.as_str() == "vary");
     fields.map(|(name, value)| format!("{name}: {}", value.to_str().unwrap())).collect()
 }
 

@@ -1,7 +1,7 @@
 //! What provably never reached an application, or may be repeated, is tried elsewhere; nothing else ever is.
 
-use std::sync::{Arc, Mutex};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use http::Method;
@@ -167,7 +167,9 @@ async fn endpoints_killed_every_second_for_a_minute_fail_no_idempotent_request()
 
 /// A backend that answers the requests that it gets with these, in turn and again from the start; what it gets is kept as
 /// `METHOD body`.
-async fn in_turn(answers: &'static [&'static str]) -> (std::net::SocketAddr, Arc<Mutex<Vec<String>>>, Arc<AtomicUsize>) {
+async fn in_turn(
+    answers: &'static [&'static str],
+) -> (std::net::SocketAddr, Arc<Mutex<Vec<String>>>, Arc<AtomicUsize>) {
     let (seen, connections) = (Arc::new(Mutex::new(Vec::new())), Arc::new(AtomicUsize::new(0)));
     let (seeing, counting) = (seen.clone(), connections.clone());
     let address = raw::backend(move |_, mut stream| {

@@ -45,7 +45,14 @@ impl Translator {
             self.stir(&Dep::IngressClasses);
         }
         if !catch_up(&mut self.seen.gateway_classes, &objects.gateway_classes).is_empty() {
+            self.classes_changed = true;
             self.dirty.extend(objects.gateways.keys().cloned().map(Item::Gateway));
+        }
+        for (name, ..) in catch_up(&mut self.seen.namespaces, &objects.namespaces) {
+            self.stir(&Dep::Namespace(name.name));
+        }
+        for (name, ..) in catch_up(&mut self.seen.listener_sets, &objects.listener_sets) {
+            self.dirty.insert(Item::ListenerSet(name));
         }
         for (name, ..) in catch_up(&mut self.seen.gateways, &objects.gateways) {
             self.dirty.insert(Item::Gateway(name));
@@ -55,6 +62,9 @@ impl Translator {
         }
         for (name, ..) in catch_up(&mut self.seen.http_routes, &objects.http_routes) {
             self.dirty.insert(Item::Route(RouteKind::Http, name));
+        }
+        for (name, ..) in catch_up(&mut self.seen.grpc_routes, &objects.grpc_routes) {
+            self.dirty.insert(Item::Route(RouteKind::Grpc, name));
         }
     }
 

@@ -13,7 +13,7 @@ use super::color::Plan;
 use super::reading::{Dep, Reading, annotation};
 use super::{Objects, secret, values};
 use crate::model::{
-    Backend, BackendKey, ColorEndpoints, Condition, Endpoint, EndpointSource, HealthCheck, ObjectName, Target,
+    Access, Backend, BackendKey, ColorEndpoints, Condition, Endpoint, EndpointSource, HealthCheck, ObjectName, Target,
     UpstreamProtocol, UpstreamTls,
 };
 
@@ -60,6 +60,7 @@ pub(super) fn target(
     plans: &Plans,
     service: &ObjectName,
     port: PortName<'_>,
+    access: Access,
     field: &str,
 ) -> Target {
     let invalid = |why: String| Target::Invalid { why: why.into() };
@@ -92,7 +93,7 @@ pub(super) fn target(
         reading.error("BackendNotTrusted", field, &*why, "correct the annotation of the Service");
         return invalid(why);
     }
-    Target::Backend(BackendKey::new(service.clone(), found))
+    Target::Backend(BackendKey { service: service.clone(), port: found, access })
 }
 
 fn tcp_ports(service: &Service) -> impl Iterator<Item = &ServicePort> {

@@ -12,14 +12,18 @@ use std::time::Duration;
 
 use socket2::{Domain, Protocol as SocketProtocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
-use tokio_rustls::TlsAcceptor;
 
-use super::{Shared, Spec, proxy_protocol, serve_h1, serve_h2};
+use super::passage::Who;
+use super::stream::{self, Incoming};
+use super::{Shared, Spec, proxy_protocol, serve_h1, serve_h2, tls};
+use crate::model::Protocol;
+use crate::proxy::fault::Fault;
 use crate::proxy::policy::forwarding::is_trusted;
 use crate::proxy::request::{Context, Origin};
+use crate::proxy::snapshot::EntryTable;
 use crate::proxy::wire::io::Io;
 use crate::proxy::wire::server::Connection;
-use crate::telemetry::gauges::ListenerCounters;
+use crate::telemetry::gauges::{ListenerCounters, OneMore};
 
 /// Connections that the system may keep waiting for us; it lowers this to its own limit.
 const BACKLOG: i32 = 4096;
@@ -58,28 +62,21 @@ pub fn bind(spec: &Spec) -> Result<std::net::TcpListener, BindError> {
 
 /// One worker's end of a listener.
 pub struct Listener {
-    context: Rc<Context>,
+    pub(super) context: Rc<Context>,
     spec: Spec,
     shared: Arc<Shared>,
-    counters: Arc<ListenerCounters>,
-    tls: Option<TlsAcceptor>,
+    pub(super) counters: Arc<ListenerCounters>,
     per_address: RefCell<HashMap<IpAddr, u32>>,
 }
 
 impl Listener {
-    /// For a worker. `tls` is needed for [`crate::model::Protocol::Https`].
-    pub fn new(
-        context: &Rc<Context>,
-        spec: Spec,
-        shared: Arc<Shared>,
-        tls: Option<Arc<rustls::ServerConfig>>,
-    ) -> Rc<Self> {
+    /// For a worker.
+    pub fn new(context: &Rc<Context>, spec: Spec, shared: Arc<Shared>) -> Rc<Self> {
         Rc::new(Self {
             counters: context.counters.listener(&spec.name),
             context: context.clone(),
             spec,
             shared,
-            tls: tls.map(TlsAcceptor::from),
             per_address: RefCell::default(),
         })
     }
@@ -136,8 +133,15 @@ impl Listener {
         // only for HTTP/2, has a box that is gone or not made by then. What is left is held small by tests/it/limits.rs.
         let arriving = Box::pin(self.clone().arrive(stream, peer));
         self.context.spawn(async move {
-            let Some(Arrived { origin, connection, http2 }) = arriving.await else { return };
             let Listener { context, counters, .. } = &*guard.listener;
+            let (origin, connection, http2) = match arriving.await {
+                None => return,
+                Some(Arrived::Http { origin, connection, http2 }) => (origin, connection, http2),
+                Some(Arrived::Stream(incoming)) => {
+                    let _active = OneMore::of(&counters.active);
+                    return Box::pin(stream::serve(context, *incoming)).await;
+                }
+            };
             if !http2 && serve_h1::serve(context, counters, &origin, &connection).await != serve_h1::After::Http2 {
                 return;
             }
@@ -196,36 +200,54 @@ impl Listener {
                 }
             }
         }
-        let Some(acceptor) = &self.tls else {
-            return Some(Arrived::new(origin, Io::Tcp(stream), false));
+        match self.spec.protocol {
+            Protocol::Http | Protocol::Udp => Some(Arrived::http(origin, Io::Tcp(stream), false)),
+            Protocol::Tcp => self.pass_on(&origin, stream),
+            Protocol::Https => tls::arrive(&self, origin, stream).await,
+        }
+    }
+
+    /// The table of this listener.
+    pub(super) fn table(&self) -> Option<Arc<EntryTable>> {
+        self.context.published.load().entries.get(&self.spec.bind).cloned()
+    }
+
+    /// For what TCP connections there are.
+    fn pass_on(&self, origin: &Origin, stream: TcpStream) -> Option<Arrived> {
+        let table = self.table();
+        let Some(to) = table.as_ref().and_then(|table| table.stream()) else {
+            self.turn_away(Fault::NoRoute);
+            return None;
         };
-        let stream = match tokio::time::timeout(handshake, acceptor.accept(stream)).await {
-            Ok(Ok(stream)) => stream,
-            _ => {
-                self.counters.handshakes_failed.add(1);
-                return None;
-            }
-        };
-        self.counters.handshakes_ok.add(1);
-        let session = stream.get_ref().1;
-        origin.tls = true;
-        origin.server_name = session.server_name().map(|name| name.to_ascii_lowercase().into());
-        let http2 = session.alpn_protocol() == Some(b"h2");
-        Some(Arrived::new(origin, Io::TlsServer(Box::new(stream)), http2))
+        let who = Who { client: origin.peer, protocol: "tcp", server_name: None };
+        let incoming = Incoming { io: Io::Tcp(stream), early: Vec::new(), stream: to.clone(), who };
+        Some(Arrived::Stream(Box::new(incoming)))
+    }
+
+    /// Counts a connection that is for nobody.
+    pub(super) fn turn_away(&self, fault: Fault) {
+        self.context.stats.borrow_mut().fault(fault.index());
     }
 }
 
 /// A connection of which it is known what it is.
-struct Arrived {
-    origin: Rc<Origin>,
-    connection: Rc<Connection>,
-    /// By the handshake; clear text may still begin with the preface.
-    http2: bool,
+pub(super) enum Arrived {
+    /// Requests come on it.
+    Http {
+        /// Where from.
+        origin: Rc<Origin>,
+        /// The connection.
+        connection: Rc<Connection>,
+        /// By the handshake; clear text may still begin with the preface.
+        http2: bool,
+    },
+    /// It is passed on.
+    Stream(Box<Incoming>),
 }
 
 impl Arrived {
-    fn new(origin: Origin, io: Io, http2: bool) -> Self {
-        Self { origin: Rc::new(origin), connection: Rc::new(Connection::new(io, Vec::new())), http2 }
+    pub(super) fn http(origin: Origin, io: Io, http2: bool) -> Self {
+        Self::Http { origin: Rc::new(origin), connection: Rc::new(Connection::new(io, Vec::new())), http2 }
     }
 }
 
@@ -291,7 +313,7 @@ async fn proxy_header(stream: &TcpStream) -> Option<Option<(SocketAddr, SocketAd
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Bind, Protocol};
+    use crate::model::Bind;
     use crate::proxy::options::{Limits, Options};
     use crate::telemetry::access_log::Logger;
     use crate::telemetry::stats::Registry;
@@ -312,7 +334,7 @@ mod tests {
             proxy_protocol: false,
         };
         let shared = Arc::<Shared>::default();
-        let listener = Listener::new(&context, spec, shared.clone(), None);
+        let listener = Listener::new(&context, spec, shared.clone());
         let peer = IpAddr::from([127, 0, 0, 1]);
         runtime.block_on(async {
             for _ in 0..3 {

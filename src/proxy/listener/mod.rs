@@ -1,12 +1,16 @@
 //! Connections: where they arrive, what they are, and who serves them.
 //!
-//! `accept` takes them in, `tls` and `proxy_protocol` find out what they are, `serve_h1` and `serve_h2` bring their
-//! requests to the path of a request.
+//! `accept` takes them in, `tls` (with `hello`) and `proxy_protocol` find out what they are, `serve_h1` and `serve_h2` bring
+//! their requests to the path of a request. What is not HTTP is passed on by `stream`; `passage` says where, and counts it.
 
 mod accept;
+mod hello;
+mod passage;
 mod proxy_protocol;
 mod serve_h1;
 mod serve_h2;
+mod stream;
+mod tls;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

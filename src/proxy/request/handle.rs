@@ -117,7 +117,7 @@ fn find(context: &Context, origin: &Origin, exchange: &mut Exchange) -> Result<A
     let snapshot = context.published.load();
     let table = snapshot.entries.get(&origin.bind).ok_or(Fault::NoRoute)?;
     if let Some(server_name) = &origin.server_name
-        && !table.certificates.covers(Some(server_name), exchange.request.host())
+        && !table.covers(server_name, exchange.request.host())
     {
         return Err(Fault::Misdirected);
     }

@@ -139,9 +139,11 @@ pub(super) fn local(context: &Context, exchange: &mut Exchange, fault: Fault) ->
 }
 
 /// A failure as gRPC clients understand it: in trailers (here: a response without a body), with the status that the
-/// gRPC documentation gives for the HTTP status.
+/// gRPC documentation gives for the HTTP status; but a route without a usable backend is `UNAVAILABLE` (API reference of
+/// GRPCRoute, `backendRefs`).
 fn grpc(context: &Context, exchange: &mut Exchange, fault: Fault) -> ResponseBody {
     let code = match fault.status() {
+        _ if fault == Fault::InvalidBackend => "14",
         400 | 405 | 414 | 417 | 431 => "13",
         401 => "16",
         403 => "7",

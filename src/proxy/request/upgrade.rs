@@ -3,10 +3,9 @@
 
 use std::cell::RefCell;
 use std::future::{Future, poll_fn};
-use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context as Task, Poll, ready};
+use std::task::{Context as Task, Poll};
 use std::time::Duration;
 
 use super::attempt::Attempt;
@@ -14,8 +13,8 @@ use super::context::Context;
 use super::exchange::Exchange;
 use crate::proxy::backend::End;
 use crate::proxy::fault::Fault;
-use crate::proxy::wire::buffers::with_scratch;
-use crate::proxy::wire::io::{Io, Unsent};
+use crate::proxy::wire::io::Io;
+use crate::proxy::wire::relay::{Inspect, Party, Relay};
 use crate::proxy::wire::server::Connection;
 use crate::telemetry::clock;
 
@@ -41,13 +40,8 @@ pub async fn tunnel(context: &Rc<Context>, exchange: &mut Exchange, down: &Conne
     let mut turn: Option<Pin<Box<dyn Future<Output = End>>>> =
         guard.as_ref().map(|guard| Box::pin(guard.ended(clock::now, jitter)) as _);
     let mut tunnel = Tunnel {
-        down: Side { io: &down.io, out: Unsent::default(), eof: false, shut: false },
-        up: Side { io: &up_io, out: Unsent::default(), eof: false, shut: false },
-        to_client: Frames::new(is_websocket),
-        to_backend: Frames::new(is_websocket),
+        relay: Relay::new(&down.io, &up_io, Frames::new(is_websocket), Frames::new(is_websocket)),
         leaving: false,
-        bytes_in: 0,
-        bytes_out: 0,
     };
     let idle = context.options.timeouts.tunnel_idle.as_nanos() as u64;
     let mut moved = u64::MAX;
@@ -55,7 +49,7 @@ pub async fn tunnel(context: &Rc<Context>, exchange: &mut Exchange, down: &Conne
     let mut first = Some((early, input));
     let result = poll_fn(|cx| {
         if let Some((early, input)) = first.take() {
-            tunnel.feed(cx, &early, &input)?;
+            tunnel.relay.feed(cx, &early, &input)?;
         }
         if let Some(future) = &mut turn
             && let Poll::Ready(how) = future.as_mut().poll(cx)
@@ -70,20 +64,20 @@ pub async fn tunnel(context: &Rc<Context>, exchange: &mut Exchange, down: &Conne
             }
         }
         let polled = tunnel.poll(cx)?;
-        let sum = tunnel.bytes_in + tunnel.bytes_out;
+        let sum = tunnel.relay.bytes_in + tunnel.relay.bytes_out;
         if sum != moved && !tunnel.leaving {
             moved = sum;
             let now = context.now();
             exchange.timer.set(now + idle, now);
         }
         if polled.is_ready() || exchange.timer.poll(cx, || context.now()).is_ready() {
-            return Poll::Ready(io::Result::Ok(()));
+            return Poll::Ready(Result::<(), Party>::Ok(()));
         }
         Poll::Pending
     })
     .await;
-    exchange.bytes_in = tunnel.bytes_in;
-    exchange.bytes_out = tunnel.bytes_out;
+    exchange.bytes_in = tunnel.relay.bytes_in;
+    exchange.bytes_out = tunnel.relay.bytes_out;
     exchange.complete = true;
     if result.is_err() && end == End::Natural {
         // One side vanished: the tunnel is over all the same.
@@ -97,21 +91,9 @@ pub async fn tunnel(context: &Rc<Context>, exchange: &mut Exchange, down: &Conne
     }
 }
 
-struct Side<'a> {
-    io: &'a RefCell<Io>,
-    out: Unsent,
-    eof: bool,
-    shut: bool,
-}
-
 struct Tunnel<'a> {
-    down: Side<'a>,
-    up: Side<'a>,
-    to_client: Frames,
-    to_backend: Frames,
+    relay: Relay<'a, Frames>,
     leaving: bool,
-    bytes_in: u64,
-    bytes_out: u64,
 }
 
 /// Close, code 1012 "service restart", without a mask: from server to client (RFC 6455 sections 5.5.1 and 7.4).
@@ -120,82 +102,32 @@ const CLOSE_TO_CLIENT: &[u8] = &[0x88, 0x02, 0x03, 0xf4];
 const CLOSE_TO_BACKEND: &[u8] = &[0x88, 0x82, 0, 0, 0, 0, 0x03, 0xf4];
 
 impl Tunnel<'_> {
-    fn feed(&mut self, cx: &mut Task<'_>, to_client: &[u8], to_backend: &[u8]) -> io::Result<()> {
-        self.to_client.pass(to_client);
-        self.to_backend.pass(to_backend);
-        self.bytes_out += to_client.len() as u64;
-        self.bytes_in += to_backend.len() as u64;
-        for (side, bytes) in [(&mut self.down, to_client), (&mut self.up, to_backend)] {
-            if let Poll::Ready(Err(error)) = side.out.write(&mut side.io.borrow_mut(), cx, bytes) {
-                return Err(error);
-            }
-        }
-        Ok(())
-    }
-
     /// Ready when both directions have ended.
-    fn poll(&mut self, cx: &mut Task<'_>) -> Poll<io::Result<()>> {
+    fn poll(&mut self, cx: &mut Task<'_>) -> Poll<Result<(), Party>> {
         if self.leaving {
             self.say_farewell(cx)?;
         }
-        let out = poll_way(&mut self.up, &mut self.down, &mut self.to_client, &mut self.bytes_out, cx)?;
-        let inward = poll_way(&mut self.down, &mut self.up, &mut self.to_backend, &mut self.bytes_in, cx)?;
-        if out.is_ready() && inward.is_ready() { Poll::Ready(Ok(())) } else { Poll::Pending }
+        self.relay.poll(cx)
     }
 
     /// Ends a WebSocket between two frames, anything else by ending our directions.
-    fn say_farewell(&mut self, cx: &mut Task<'_>) -> io::Result<()> {
+    fn say_farewell(&mut self, cx: &mut Task<'_>) -> Result<(), Party> {
         let ways = [
-            (&mut self.to_client, &mut self.down, CLOSE_TO_CLIENT),
-            (&mut self.to_backend, &mut self.up, CLOSE_TO_BACKEND),
+            (&mut self.relay.to_client, &mut self.relay.down, CLOSE_TO_CLIENT, Party::Down),
+            (&mut self.relay.to_backend, &mut self.relay.up, CLOSE_TO_BACKEND, Party::Up),
         ];
-        for (frames, side, close) in ways {
+        for (frames, side, close, party) in ways {
             if frames.closed || !frames.at_boundary() {
                 continue;
             }
             frames.closed = true;
             if frames.tracked
-                && let Poll::Ready(Err(error)) = side.out.write(&mut side.io.borrow_mut(), cx, close)
+                && let Poll::Ready(Err(_)) = side.out.write(&mut side.io.borrow_mut(), cx, close)
             {
-                return Err(error);
+                return Err(party);
             }
         }
         Ok(())
-    }
-}
-
-/// Moves what can be moved from one side to the other. Ready when `from` has ended and `to` knows.
-fn poll_way(
-    from: &mut Side<'_>,
-    to: &mut Side<'_>,
-    frames: &mut Frames,
-    moved: &mut u64,
-    cx: &mut Task<'_>,
-) -> Poll<io::Result<()>> {
-    loop {
-        ready!(to.out.flush(&mut to.io.borrow_mut(), cx))?;
-        if from.eof || (frames.closed && !frames.tracked) {
-            if !to.shut {
-                ready!(to.io.borrow_mut().poll_shutdown(cx))?;
-                to.shut = true;
-            }
-            return Poll::Ready(Ok(()));
-        }
-        let written = with_scratch(|scratch| {
-            let read = ready!(from.io.borrow_mut().poll_read(cx, scratch))?;
-            if read == 0 {
-                from.eof = true;
-                return Poll::Ready(io::Result::Ok(()));
-            }
-            // After our own Close nothing more may be said in this direction.
-            if frames.closed {
-                return Poll::Ready(Ok(()));
-            }
-            *moved += read as u64;
-            frames.pass(&scratch[..read]);
-            to.out.write(&mut to.io.borrow_mut(), cx, &scratch[..read])
-        });
-        ready!(written)?;
     }
 }
 
@@ -218,6 +150,17 @@ impl Frames {
         !self.tracked || (self.have == 0 && self.payload == 0)
     }
 
+    fn header_length(&self) -> usize {
+        let extended = match self.header[1] & 0x7f {
+            126 => 2,
+            127 => 8,
+            _ => 0,
+        };
+        2 + extended + if self.header[1] & 0x80 == 0 { 0 } else { 4 }
+    }
+}
+
+impl Inspect for Frames {
     fn pass(&mut self, mut bytes: &[u8]) {
         if !self.tracked {
             return;
@@ -244,13 +187,13 @@ impl Frames {
         }
     }
 
-    fn header_length(&self) -> usize {
-        let extended = match self.header[1] & 0x7f {
-            126 => 2,
-            127 => 8,
-            _ => 0,
-        };
-        2 + extended + if self.header[1] & 0x80 == 0 { 0 } else { 4 }
+    fn is_over(&self) -> bool {
+        self.closed && !self.tracked
+    }
+
+    /// After our own Close nothing more may be said in this direction.
+    fn is_mute(&self) -> bool {
+        self.closed
     }
 }
 

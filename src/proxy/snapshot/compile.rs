@@ -9,14 +9,17 @@ use std::sync::Arc;
 use foldhash::fast::RandomState;
 
 use crate::model::{
-    self, BackendKey, Bind, Entry, Filter, HostPattern, Model, Route, Rule, Shards, Target, WeightedBackend,
+    self, BackendKey, Bind, Entry, Filter, HostPattern, Model, Protocol, Route, Rule, Shards, Stream, StreamMode,
+    Target, WeightedBackend,
 };
-
 use crate::proxy::policy::cors::Cors;
+use crate::tls::Inside;
 
+use super::boundaries::Boundaries;
 use super::hosts::ByHost;
 use super::live::Live;
 use super::matcher::HostTable;
+use super::streams::{CompiledStream, StreamTable};
 use super::{CertificateTable, CompiledFilter, CompiledMirror, CompiledRule, EntryTable, Share, Snapshot};
 
 /// Keys of backends.
@@ -57,14 +60,61 @@ fn compile_entry(
         resolver.store(table.clone());
         table
     };
+    let tls = match entry.protocol {
+        Protocol::Https => live.tls(bind, entry.client_certificates.as_ref(), Inside::Http),
+        Protocol::Http | Protocol::Tcp | Protocol::Udp => None,
+    };
+    let terminates = entry.streams.iter().any(|stream| stream.mode == StreamMode::Terminate);
+    let terminate = match entry.protocol {
+        Protocol::Https if terminates => live.tls(bind, entry.client_certificates.as_ref(), Inside::Anything),
+        _ => None,
+    };
     if let Some(before) = before
         && before.protocol == entry.protocol
         && Arc::ptr_eq(&before.hosts, &hosts)
         && Arc::ptr_eq(&before.certificates, &certificates)
+        && same(before.tls.as_ref(), tls.as_ref())
+        && same(before.terminate(), terminate.as_ref())
+        && same_boundaries(before, entry)
+        && same_streams(before, entry, replaced)
     {
         return before.clone();
     }
-    Arc::new(EntryTable { protocol: entry.protocol, resolver, certificates, hosts, source: entry.hosts.clone() })
+    let streams = (!entry.streams.is_empty()).then(|| {
+        let compiled = |stream: &Stream| Arc::new(CompiledStream::new(stream, live.rule(&stream.rule)));
+        Box::new(StreamTable::new(&entry.streams, terminate, compiled))
+    });
+    Arc::new(EntryTable {
+        protocol: entry.protocol,
+        resolver,
+        certificates,
+        tls,
+        hosts,
+        boundaries: Boundaries::new(&entry.boundaries),
+        streams,
+        source: entry.hosts.clone(),
+    })
+}
+
+fn same<T>(one: Option<&Arc<T>>, two: Option<&Arc<T>>) -> bool {
+    match (one, two) {
+        (Some(one), Some(two)) => Arc::ptr_eq(one, two),
+        (None, None) => true,
+        _ => false,
+    }
+}
+
+fn same_boundaries(before: &EntryTable, entry: &Entry) -> bool {
+    match &before.boundaries {
+        Some(boundaries) => boundaries.source == entry.boundaries,
+        None => entry.boundaries.is_empty(),
+    }
+}
+
+fn same_streams(before: &EntryTable, entry: &Entry, replaced: &BackendKeys) -> bool {
+    let Some(streams) = &before.streams else { return entry.streams.is_empty() };
+    let is_stale = |stream: &Arc<CompiledStream>| targets(&stream.rule.source).any(|key| replaced.contains(key));
+    streams.source == entry.streams && (replaced.is_empty() || !streams.values().any(is_stale))
 }
 
 /// The tables of all hosts. Those of the last time stay, but for hosts of which routes changed, and for those whose routes

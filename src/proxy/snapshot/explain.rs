@@ -9,6 +9,7 @@ use crate::model::{Bind, Condition, ObjectRef, Route, RouteMatch, Target};
 use crate::proxy::backend::{Backend, Color};
 use crate::proxy::wire::RequestHead;
 
+use super::boundaries::precision;
 use super::matcher::{Candidate, Facts, HostTable, Mismatch};
 use super::{CompiledRule, Share, Snapshot};
 
@@ -161,7 +162,11 @@ pub fn explain(snapshot: &Snapshot, bind: Bind, head: &RequestHead) -> Explanati
     });
     let facts = Facts::of(head);
     let chosen = entry.find(head);
+    let least = entry.boundaries.as_ref().map_or(0, |boundaries| boundaries.precision(head.host()));
     entry.hosts.each(head.host(), |table| {
+        if precision(&table.pattern) < least {
+            return None;
+        }
         let here = chosen.as_ref().filter(|chosen| std::ptr::eq(chosen.host, &table.pattern));
         explanation.hosts.push(explain_host(table, &facts, here.map(|chosen| chosen.route)));
         here.map(|_| ())

@@ -10,13 +10,15 @@ use std::sync::{Arc, Weak};
 
 use arc_swap::ArcSwap;
 use foldhash::fast::RandomState;
+use rustls::ServerConfig;
 
 use crate::model::{
-    self, BackendKey, Bind, ColorEndpoints, ColorSwitch, Condition, EndpointSource, Model, ObjectName, Rule, Shards,
-    Target,
+    self, BackendKey, Bind, ClientCertificates, ColorEndpoints, ColorSwitch, Condition, EndpointSource, Model,
+    ObjectName, Rule, Shards, Target,
 };
 use crate::proxy::backend::{Backend, Color, ColorId, Endpoint, EndpointSet, Switch};
 use crate::telemetry::stats::{ColorLabels, Registry, Series};
+use crate::tls::Inside;
 
 use super::certificates::{Keys, Resolver};
 use super::compile::{BackendKeys, compile_rule, targets};
@@ -49,13 +51,23 @@ pub struct Live {
     /// Entries of `rules` and `routes` that make the next sweep worth its time.
     sweep_at: usize,
     pub(super) keys: Keys,
-    resolvers: BTreeMap<Bind, Arc<Resolver>>,
+    doors: BTreeMap<Bind, Door>,
     /// What names resolved to, last good.
     resolved: BTreeMap<NameKey, Arc<[model::Endpoint]>>,
     /// Colors whose vanished endpoints are being kept.
     holds: usize,
     list: Arc<ArcSwap<Vec<Arc<Backend>>>>,
     revision: u64,
+}
+
+/// How TLS is spoken at a socket.
+#[derive(Default)]
+struct Door {
+    resolver: Arc<Resolver>,
+    /// What the configurations were made for.
+    clients: Option<Arc<ClientCertificates>>,
+    http: Option<Arc<ServerConfig>>,
+    anything: Option<Arc<ServerConfig>>,
 }
 
 struct LiveService {
@@ -99,7 +111,7 @@ impl Live {
             routes: HashMap::default(),
             sweep_at: 0,
             keys: Keys::default(),
-            resolvers: BTreeMap::new(),
+            doors: BTreeMap::new(),
             resolved: BTreeMap::new(),
             holds: 0,
             list: Arc::default(),
@@ -445,12 +457,39 @@ impl Live {
 
     /// The resolver of a socket.
     pub(super) fn resolver(&mut self, bind: Bind) -> Arc<Resolver> {
-        self.resolvers.entry(bind).or_default().clone()
+        self.doors.entry(bind).or_default().resolver.clone()
     }
 
-    /// Forgets the resolvers of sockets that a snapshot does not serve.
+    /// How TLS is spoken to the clients of a socket. A configuration stays for as long as it says the same about clients,
+    /// so that sessions can be resumed; the next one cannot read its tickets. `None`: the roots of client certificates are
+    /// unusable, and nobody is let in unverified.
+    pub(super) fn tls(
+        &mut self,
+        bind: Bind,
+        clients: Option<&Arc<ClientCertificates>>,
+        inside: Inside,
+    ) -> Option<Arc<ServerConfig>> {
+        let door = self.doors.entry(bind).or_default();
+        if door.clients.as_ref() != clients {
+            door.clients = clients.cloned();
+            (door.http, door.anything) = (None, None);
+        }
+        let known = match inside {
+            Inside::Http => &mut door.http,
+            Inside::Anything => &mut door.anything,
+        };
+        if known.is_none() {
+            match crate::tls::server_config(door.resolver.clone(), clients.map(|clients| &**clients), inside) {
+                Ok(config) => *known = Some(config),
+                Err(error) => tracing::error!(listener = %bind, %error, "nobody is let in"),
+            }
+        }
+        known.clone()
+    }
+
+    /// Forgets the resolvers and configurations of sockets that a snapshot does not serve.
     pub(super) fn forget_binds(&mut self, snapshot: &Snapshot) {
-        self.resolvers.retain(|bind, _| snapshot.entries.contains_key(bind));
+        self.doors.retain(|bind, _| snapshot.entries.contains_key(bind));
     }
 
     /// Forgets rules and series that no snapshot uses, when enough of them may have gathered.

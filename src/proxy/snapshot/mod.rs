@@ -4,12 +4,14 @@
 //! request needs hangs off the rule it matches; nothing is looked up by name afterwards. What is alive in it (endpoints,
 //! switches, series) belongs to [`Live`] and is shared from one snapshot to the next.
 
+mod boundaries;
 pub mod certificates;
 mod compile;
 pub mod explain;
 pub mod hosts;
 mod live;
 pub mod matcher;
+mod streams;
 #[cfg(test)]
 mod tests;
 
@@ -17,6 +19,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arc_swap::{ArcSwap, Guard};
+use rustls::ServerConfig;
 use tokio::sync::watch;
 
 use crate::model::{
@@ -32,9 +35,12 @@ pub use compile::compile;
 pub use explain::{Explanation, explain};
 pub use live::{Live, NameKey};
 pub use matcher::{HostTable, Matched};
+pub use streams::{CompiledStream, Dispatch};
 
+use boundaries::Boundaries;
 use hosts::ByHost;
 use matcher::Facts;
+use streams::StreamTable;
 
 /// Everything that requests are decided by, of one generation.
 #[derive(Clone, Default)]
@@ -45,7 +51,7 @@ pub struct Snapshot {
     pub entries: BTreeMap<Bind, Arc<EntryTable>>,
 }
 
-/// Hosts and certificates of one socket.
+/// Hosts, streams and certificates of one socket.
 pub struct EntryTable {
     /// What is spoken there.
     pub protocol: Protocol,
@@ -54,7 +60,12 @@ pub struct EntryTable {
     pub resolver: Arc<Resolver>,
     /// The certificates of this generation.
     pub certificates: Arc<CertificateTable>,
+    /// How TLS is spoken to clients, HTTP inside; `None` where it is not, or where it cannot be: then nobody gets in.
+    pub tls: Option<Arc<ServerConfig>>,
     hosts: Arc<ByHost<Arc<HostTable>>>,
+    /// Boxed, and `None` when there are none, so that a request pays one branch.
+    boundaries: Option<Box<Boundaries>>,
+    streams: Option<Box<StreamTable>>,
     /// What `hosts` was made from: the next compile looks only at what is not the same.
     source: Shards<HostPattern, Vec<Arc<Route>>>,
 }
@@ -119,11 +130,54 @@ pub struct CompiledMirror {
     pub denominator: u32,
 }
 
+impl CompiledRule {
+    /// Picks a share by weight; `None`: there is none with a weight.
+    pub fn pick_share(&self, rng: &mut fastrand::Rng) -> Option<usize> {
+        if self.total_weight == 0 {
+            return None;
+        }
+        if let [_] = &*self.shares {
+            return Some(0);
+        }
+        let mut point = rng.u64(..self.total_weight);
+        self.shares.iter().position(|share| match point.checked_sub(u64::from(share.weight)) {
+            Some(rest) => {
+                point = rest;
+                false
+            }
+            None => true,
+        })
+    }
+}
+
 impl EntryTable {
     /// The rule for a request: of the most specific host that has a matching route, its most precise match.
     pub fn find(&self, head: &RequestHead) -> Option<Matched<'_>> {
+        if let Some(boundaries) = &self.boundaries {
+            return self.find_within(boundaries, head);
+        }
         let facts = Facts::of(head);
         self.hosts.each(head.host(), |table| table.find(&facts))
+    }
+
+    /// The same, at the hosts of the request's own listener only.
+    #[inline(never)]
+    fn find_within(&self, boundaries: &Boundaries, head: &RequestHead) -> Option<Matched<'_>> {
+        let facts = Facts::of(head);
+        let least = boundaries.precision(head.host());
+        self.hosts.each(head.host(), |table| {
+            if boundaries::precision(&table.pattern) < least { None } else { table.find(&facts) }
+        })
+    }
+
+    /// Whether a connection that was opened for a server name (lower-case) may carry requests for a host (lower-case, no
+    /// port); if not, the answer is 421. Isolated listeners are told apart by their hostnames, others by their
+    /// certificates; see [`CertificateTable::covers`].
+    pub fn covers(&self, server_name: &str, host: &str) -> bool {
+        match &self.boundaries {
+            Some(boundaries) => server_name == host || boundaries.listener(server_name) == boundaries.listener(host),
+            None => self.certificates.covers(Some(server_name), host),
+        }
     }
 
     /// Number of host patterns.

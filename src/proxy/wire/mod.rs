@@ -11,6 +11,7 @@ pub mod head;
 pub mod io;
 pub mod parse;
 pub mod pump;
+pub mod relay;
 pub mod server;
 pub mod stream;
 pub mod timers;

@@ -145,6 +145,15 @@ pub const METRICS: &[Metric] = &[
         &[],
         "How long the API server has not been heard of; 0 while every change is seen as it happens.",
     ),
+    metric("weir_leader", Gauge, &[], "1 if this process is the one that writes statuses to the API server, else 0."),
+    metric("weir_status_queue_length", Gauge, &[], "Objects on the API server that are still to be written to."),
+    metric("weir_status_oldest_seconds", Gauge, &[], "How long the oldest of them has waited."),
+    metric(
+        "weir_status_writes_total",
+        Counter,
+        &["kind", "result"],
+        "Writes to the API server: written, unchanged (it was so already), or why not: absent, conflict, forbidden, invalid, away.",
+    ),
     metric("weir_config_rejected_objects", Gauge, &[], "Objects that are not served, or not as a whole."),
     metric(
         "weir_certificate_expiry_timestamp_seconds",

@@ -137,6 +137,7 @@ fn page(format: Format, per_endpoint: bool) -> String {
         generation: 3,
         last_publish: Some(1.7e9),
         view_age: Some(2.5),
+        writer: Some(WriterFacts { leads: true, waiting: 2, oldest: 0.5, writes: vec![("HTTPRoute", "written", 7)] }),
         rejected_objects: 1,
         certificates: vec![(ObjectName::new("shop", "tls"), 1_800_000_000)],
         cutovers: CutoverFacts {

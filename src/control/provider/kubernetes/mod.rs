@@ -4,11 +4,16 @@
 //! nobody. The API server may be away as long as it likes: what was seen stays served, and [`Age`] says how old it is.
 
 mod client;
+mod lease;
+mod queue;
+mod remote;
+mod status;
 mod strip;
 #[cfg(test)]
 mod tests;
 mod view;
 mod watch;
+mod writer;
 
 use std::fmt::Debug;
 use std::path::PathBuf;
@@ -37,11 +42,13 @@ use tokio::time::MissedTickBehavior;
 use super::age::Age;
 use super::feed;
 use crate::control::translate::stream_objects::{TCPRoute, UDPRoute};
+use crate::drain::DrainWatch;
 use strip::Watched;
 use view::{News, View};
 use watch::{Outlet, Subject};
 
 pub use client::{KubernetesError, in_pod};
+pub use writer::{Sources, Writer};
 
 /// News that may wait for the view. Beyond it the API server is read more slowly.
 const WAITING: usize = 4_096;
@@ -64,6 +71,8 @@ pub struct Scope {
 pub struct Kubernetes {
     age: Arc<Age>,
     server: String,
+    config: Config,
+    scope: Scope,
 }
 
 impl Kubernetes {
@@ -77,7 +86,7 @@ impl Kubernetes {
         let server = config.cluster_url.to_string().trim_end_matches('/').to_owned();
         let wrong = |problem: String| KubernetesError::Client { server: server.clone(), problem };
         let entered = runtime.enter();
-        let client = connect(config).map_err(wrong)?;
+        let client = connect(config.clone()).map_err(wrong)?;
         drop(entered);
         let age = Arc::new(Age::default());
         let (sender, batches) = feed::channel();
@@ -86,7 +95,21 @@ impl Kubernetes {
         std::thread::Builder::new()
             .name("weir-kubernetes".to_owned())
             .spawn(move || run(&runtime, watches, &told.0, &told.1, &sender))?;
-        Ok((Self { age, server }, batches))
+        Ok((Self { age, server, config, scope: scope.clone() }, batches))
+    }
+
+    /// Begins to write what is to be said of objects, whenever this one leads.
+    ///
+    /// # Errors
+    /// When there is no thread or no client to be had.
+    pub fn write(&self, sources: Sources, drain: DrainWatch) -> Result<Writer, KubernetesError> {
+        let namespace = std::env::var("POD_NAMESPACE").ok().filter(|namespace| !namespace.is_empty());
+        let namespace = namespace.unwrap_or_else(|| self.config.default_namespace.clone());
+        let client = || match connect(self.config.clone()) {
+            Ok(client) => Ok((client, namespace)),
+            Err(problem) => Err(KubernetesError::Client { server: self.server.clone(), problem }),
+        };
+        Writer::start(client, &self.scope, sources, drain)
     }
 
     /// How old the view may be.

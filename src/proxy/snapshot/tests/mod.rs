@@ -3,6 +3,7 @@
 mod carry_over;
 mod certificates;
 mod matching;
+mod streams;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

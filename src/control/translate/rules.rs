@@ -1,0 +1,256 @@
+//! What HTTPRoutes and GRPCRoutes have in common: rules with filters, weights, mirrors, deadlines and retries.
+//!
+//! A GRPCRoute says the same things in the same words but for its matches, so its rules come here as rules of an
+//! HTTPRoute; [`super::http_route`] and [`super::grpc_route`] read the matches.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use gateway_api::apis::experimental::httproutes::{
+    HttpRouteRules, HttpRouteRulesBackendRefs, HttpRouteRulesFilters, HttpRouteRulesFiltersRequestMirror,
+};
+
+use super::attach::Attachment;
+use super::backend_ref::{self, reference};
+use super::filters::{self, Filters};
+use super::reading::Reading;
+use super::service::Plans;
+use super::{Part, status, values};
+use crate::model::{
+    Access, BackendKey, Bind, Filter, HostPattern, PathMatch, Rank, Route, RouteMatch, RouteRetry, RouteTimeouts, Rule,
+    Target, ValueMatch, ValueTest, WeightedBackend,
+};
+
+/// Reads the matches of the rule with this index, with the position of each.
+pub(super) type Matches<'a> = &'a mut dyn FnMut(&mut Reading<'_>, usize, &str) -> Vec<(u32, RouteMatch)>;
+
+/// Derives the rules of a route that is served at these places.
+pub(super) fn derive(
+    reading: &mut Reading<'_>,
+    plans: &Plans,
+    part: &mut Part,
+    attachment: Attachment,
+    rules: &[HttpRouteRules],
+    matches: Matches<'_>,
+) {
+    let Attachment { places, parents, .. } = attachment;
+    let places: BTreeSet<(Bind, HostPattern)> = places.into_iter().map(|place| (place.bind, place.host)).collect();
+    if rules.is_empty() {
+        reading.error("NoRules", "spec.rules", "there is no rule; nothing is served", "add a rule with backendRefs");
+    }
+    let mut names = BTreeSet::new();
+    for (index, rule) in rules.iter().enumerate() {
+        let field = format!("spec.rules[{index}]");
+        if let Some(name) = &rule.name
+            && !names.insert(name.as_str())
+        {
+            let problem = format!("there are two rules named `{name}`");
+            reading.warning("DuplicateName", format!("{field}.name"), problem, "give it another name");
+        }
+        let matches = matches(reading, index, &field);
+        let prefix = matches.iter().all(|(_, matched)| matches!(matched.path, PathMatch::Prefix(_)));
+        let derived = Arc::new(derive_rule(reading, plans, rule, &field, prefix, &mut part.backends));
+        let index = u32::try_from(index).unwrap_or(u32::MAX);
+        for (position, matches) in matches {
+            let rank = Rank { created: part.created, source: reading.source.clone(), rule: index, index: position };
+            let route = Arc::new(Route { matches, rank, rule: derived.clone() });
+            part.routes.extend(places.iter().map(|(bind, host)| (*bind, host.clone(), route.clone())));
+        }
+    }
+    if places.is_empty() {
+        part.backends.clear();
+    }
+    part.status = status::route(reading, parents);
+}
+
+fn derive_rule(
+    reading: &mut Reading<'_>,
+    plans: &Plans,
+    rule: &HttpRouteRules,
+    field: &str,
+    prefix: bool,
+    used: &mut BTreeSet<BackendKey>,
+) -> Rule {
+    let source = reading.source.clone();
+    let kind = source.kind.to_ascii_lowercase();
+    let name = format!("{kind}/{}/{}", source.name.namespace, source.name.name).into();
+    let mut backends = Vec::new();
+    for (index, reference) in rule.backend_refs.iter().flatten().enumerate() {
+        let field = format!("{field}.backendRefs[{index}]");
+        backends.push(backend(reading, plans, reference, &field, prefix, used));
+    }
+    let mut find = mirror_target(plans, used);
+    let written = rule.filters.as_deref().unwrap_or_default();
+    let filters = match filters::filters(reading, written, &format!("{field}.filters"), prefix, &mut find) {
+        Filters::Good(filters) => filters,
+        Filters::Broken(why) => {
+            backends = vec![WeightedBackend { weight: 1, target: Target::Invalid { why }, filters: Vec::new() }];
+            Vec::new()
+        }
+    };
+    let redirects = filters.iter().any(|filter| matches!(filter, Filter::Redirect(_)));
+    if redirects && !backends.is_empty() {
+        let problem = "a rule with a redirect sends nothing to its backends";
+        reading.warning("NoEffect", format!("{field}.backendRefs"), problem, "remove the backends or the redirect");
+    }
+    if backends.is_empty() && !redirects {
+        let problem = "the rule has no backends; the answer is 500";
+        reading.warning("NoBackends", format!("{field}.backendRefs"), problem, "add a backend or a redirect");
+    }
+    if rule.session_persistence.is_some() {
+        let problem = "clients are not kept at one endpoint by a route";
+        let fix = "remove it; weir.dev/balance: cookie=NAME on the Service keeps clients by a cookie of the backend's";
+        reading.warning("NotImplemented", format!("{field}.sessionPersistence"), problem, fix);
+    }
+    Rule {
+        source,
+        name,
+        filters,
+        backends,
+        timeouts: timeouts(reading, rule, field),
+        retry: retry(reading, rule, field),
+    }
+}
+
+fn mirror_target(
+    plans: &Plans,
+    used: &mut BTreeSet<BackendKey>,
+) -> impl FnMut(&mut Reading<'_>, &HttpRouteRulesFiltersRequestMirror, &str) -> Target {
+    move |reading, mirror, field| {
+        let target = backend_ref::target(reading, plans, &reference!(mirror.backend_ref), Access::Tcp, field);
+        if let Target::Backend(key) = &target {
+            used.insert(key.clone());
+        }
+        target
+    }
+}
+
+fn backend(
+    reading: &mut Reading<'_>,
+    plans: &Plans,
+    written: &HttpRouteRulesBackendRefs,
+    field: &str,
+    prefix: bool,
+    used: &mut BTreeSet<BackendKey>,
+) -> WeightedBackend {
+    let weight = backend_ref::weight(reading, written.weight, field);
+    let mut target = backend_ref::target(reading, plans, &reference!(written), Access::Tcp, field);
+    if let Target::Backend(key) = &target {
+        used.insert(key.clone());
+    }
+    let mut filters = Vec::new();
+    if let Some(own) = written.filters.as_ref().filter(|own| !own.is_empty()) {
+        // The generated types of both places are twins; they meet in their JSON.
+        let own: Vec<HttpRouteRulesFilters> =
+            serde_json::to_value(own).and_then(serde_json::from_value).unwrap_or_default();
+        let mut find = mirror_target(plans, used);
+        match filters::filters(reading, &own, &format!("{field}.filters"), prefix, &mut find) {
+            Filters::Good(good) => filters = good,
+            Filters::Broken(why) => target = Target::Invalid { why },
+        }
+    }
+    WeightedBackend { weight, target, filters }
+}
+
+fn timeouts(reading: &mut Reading<'_>, rule: &HttpRouteRules, field: &str) -> RouteTimeouts {
+    let Some(written) = &rule.timeouts else { return RouteTimeouts::default() };
+    let mut read = |key: &str, text: &Option<String>| {
+        values::duration(text.as_deref()?)
+            .inspect_err(|problem| {
+                let field = format!("{field}.timeouts.{key}");
+                reading.error("InvalidTimeout", field, format!("{problem}; the default stays"), "write 10s or 500ms");
+            })
+            .ok()
+    };
+    let request = read("request", &written.request);
+    let mut backend = read("backendRequest", &written.backend_request);
+    if let (Some(whole), Some(attempt)) = (request, backend)
+        && !whole.is_zero()
+        && attempt > whole
+    {
+        let problem = "an attempt cannot take longer than the request; the request's timeout is used";
+        let field = format!("{field}.timeouts.backendRequest");
+        reading.error("InvalidTimeout", field, problem, "write at most what timeouts.request says");
+        backend = Some(whole);
+    }
+    RouteTimeouts { request, backend }
+}
+
+/// Retries that the rule asks for (GEP-1731).
+fn retry(reading: &mut Reading<'_>, rule: &HttpRouteRules, field: &str) -> Option<RouteRetry> {
+    let written = rule.retry.as_ref()?;
+    let field = format!("{field}.retry");
+    let mut statuses = BTreeSet::new();
+    for (index, code) in written.codes.iter().flatten().enumerate() {
+        match u16::try_from(*code).ok().filter(|code| (400..600).contains(code)) {
+            Some(code) => {
+                statuses.insert(code);
+            }
+            None => {
+                let problem = format!("{code} is not a status after which something can be tried again");
+                reading.error("InvalidRetry", format!("{field}.codes[{index}]"), problem, "write 400 to 599");
+            }
+        }
+    }
+    let attempts = written.attempts.and_then(|attempts| {
+        let read = u32::try_from(attempts).ok().filter(|attempts| *attempts > 0);
+        if read.is_none() {
+            let problem = format!("{attempts} attempts are none; the settings' number is used");
+            reading.error("InvalidRetry", format!("{field}.attempts"), problem, "write 1 or more, or remove retry");
+        }
+        read
+    });
+    let backoff = written.backoff.as_deref().and_then(|text| {
+        let told = |problem: &String| {
+            let problem = format!("{problem}; there is no pause");
+            reading.error("InvalidRetry", format!("{field}.backoff"), problem, "write 100ms or 1s");
+        };
+        values::duration(text).inspect_err(told).ok()
+    });
+    Some(RouteRetry { statuses: statuses.into_iter().collect(), attempts, backoff: backoff.unwrap_or(Duration::ZERO) })
+}
+
+/// What a verdict about a bad match says.
+pub(super) const LEFT_OUT: &str = "correct it; this match is left out";
+
+/// A condition. `None`: the whole match is left out. `Some(None)`: only this condition, which is a repetition.
+pub(super) fn value_match(
+    reading: &mut Reading<'_>,
+    name: Result<Arc<str>, String>,
+    regex: bool,
+    value: &str,
+    before: &[Option<ValueMatch>],
+    field: &str,
+) -> Option<Option<ValueMatch>> {
+    let name = match name {
+        Ok(name) => name,
+        Err(problem) => {
+            reading.error("InvalidMatch", format!("{field}.name"), problem, LEFT_OUT);
+            return None;
+        }
+    };
+    if before.iter().flatten().any(|earlier| earlier.name == name) {
+        let problem = format!("there already is a condition on `{name}`, so this one does not count");
+        reading.warning("NoEffect", field, problem, "write one condition");
+        return Some(None);
+    }
+    let test = if regex {
+        if let Err(problem) = values::regex(value) {
+            reading.error("InvalidRegex", format!("{field}.value"), problem, LEFT_OUT);
+            return None;
+        }
+        ValueTest::Regex(value.into())
+    } else {
+        ValueTest::Exact(value.into())
+    };
+    Some(Some(ValueMatch { name, test }))
+}
+
+/// Written order has no meaning among conditions, and equal ones should look equal. Of a name that is there twice only
+/// the first condition counts (API reference of HTTPHeaderMatch and HTTPQueryParamMatch).
+pub(super) fn tidy(list: Vec<Option<ValueMatch>>) -> Vec<ValueMatch> {
+    let mut list: Vec<ValueMatch> = list.into_iter().flatten().collect();
+    list.sort_by(|left, right| left.name.cmp(&right.name));
+    list
+}

@@ -233,23 +233,26 @@ fn pages_of_other_origins_are_told_by_whoever_answers() {
             ..model::Cors::default()
         };
         let remove = HeaderEdit { remove: vec!["origin".into()], ..HeaderEdit::default() };
-        let redirect =
-            Redirect { scheme: None, host: Some("b.test".into()), port: None, path: None, status: 307 };
+        let redirect = Redirect { scheme: None, host: Some("b.test".into()), port: None, path: None, status: 307 };
         let with = |more: Vec<Filter>| {
-            let filters = [vec![Filter::RequestHeaders(remove.clone())], more, vec![Filter::Cors(cors.clone())]].concat();
+            let filters =
+                [vec![Filter::RequestHeaders(remove.clone())], more, vec![Filter::Cors(cors.clone())]].concat();
             Rule { filters, ..rule() }
         };
         let nowhere = || Rule { backends: Vec::new(), ..with(Vec::new()) };
         let allowed = "access-control-allow-origin: https://a.test";
-        for (rule, status) in
-            [(with(Vec::new()), 200), (with(vec![Filter::Redirect(redirect)]), 307), (nowhere(), 500)]
+        for (rule, status) in [(with(Vec::new()), 200), (with(vec![Filter::Redirect(redirect)]), 307), (nowhere(), 500)]
         {
             let scene = Scene::new(rule, UpstreamProtocol::Http1, &[GOOD]).await;
             let (running, _) = scene.ask("PUT", &[("origin", "https://a.test")], "").await;
             let said = Scene::said(&running);
             assert_eq!(running.response.status, status);
             assert!(said.iter().any(|field| field == allowed), "{said:?}");
-            assert_eq!(said.iter().filter(|field| field.to_lowercase().contains("-allow-origin")).count(), 1, "{said:?}");
+            assert_eq!(
+                said.iter().filter(|field| field.to_lowercase().contains("-allow-origin")).count(),
+                1,
+                "{said:?}"
+            );
             let (running, _) = scene.ask("PUT", &[("origin", "https://b.test")], "").await;
             let said = Scene::said(&running);
             assert!(!said.iter().any(|field| field.to_lowercase().contains("access-control")), "{said:?}");
@@ -270,7 +273,10 @@ fn nothing_is_said_of_origins_where_no_route_asks_for_it() {
     run(async {
         let scene = Scene::new(rule(), UpstreamProtocol::Http1, &[GOOD]).await;
         let (running, _) = scene.ask("GET", &[("origin", "https://a.test")], "").await;
-        assert!(Scene::said(&running).iter().any(|field| field == "Access-Control-Allow-Origin: *"), "as the backend says");
+        assert!(
+            Scene::said(&running).iter().any(|field| field == "Access-Control-Allow-Origin: *"),
+            "as the backend says"
+        );
         let preflight = [("origin", "https://a.test"), ("access-control-request-method", "PUT")];
         assert_eq!(scene.ask("OPTIONS", &preflight, "").await.0.response.status, 200);
         assert_eq!(scene.seen.borrow().len(), 2);

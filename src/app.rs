@@ -657,7 +657,7 @@ type LogControls = (Option<crate::telemetry::sink::SinkSender>, Option<crate::te
 impl FactSources {
     fn read(&self, logs: &LogControls) -> Facts {
         let now = clock::now();
-        let mut ready_endpoints = Vec::new();
+        let mut ready_endpoints = BTreeMap::new();
         for backend in self.backends.load().iter() {
             for color in &backend.colors {
                 let labels = ColorLabels {
@@ -666,7 +666,9 @@ impl FactSources {
                     port: backend.key.port,
                     color: color.name.clone(),
                 };
-                ready_endpoints.push((labels, color.endpoints.load().usable(now) as u64));
+                // A port that is reached in two ways has the same endpoints in both.
+                let usable = color.endpoints.load().usable(now) as u64;
+                ready_endpoints.entry(labels).and_modify(|most: &mut u64| *most = usable.max(*most)).or_insert(usable);
             }
         }
         let mut certificates = BTreeMap::new();
@@ -679,7 +681,7 @@ impl FactSources {
         let totals = self.board.totals.load();
         let generation = self.report.generation();
         Facts {
-            ready_endpoints,
+            ready_endpoints: ready_endpoints.into_iter().collect(),
             generation,
             last_publish: (generation > 0).then(|| self.report.last_publish()),
             view_age: self.age.as_ref().map(|age| age.read().as_secs_f64()),

@@ -14,8 +14,8 @@ use serde_json::{Map, Value, json};
 use weir::control::provider::manifest;
 use weir::control::translate::{Change, Objects, Options, Translation, Translator};
 use weir::model::{
-    Backend, Condition, EndpointSource, Entry, PathMatch, Route, Rule, Severity, Target, UpstreamProtocol, ValueMatch,
-    ValueTest,
+    Backend, Claim, Condition, EndpointSource, Entry, GatewayAddress, Infrastructure, ListenerStatus, PathMatch, Route,
+    Rule, Severity, Status, Target, UpstreamProtocol, ValueMatch, ValueTest,
 };
 
 #[test]
@@ -126,10 +126,83 @@ fn render(translation: &Translation) -> String {
             all.insert(name.to_owned(), Value::Object(part));
         }
     }
+    let statuses: BTreeMap<_, _> = translation.statuses.iter().map(|(it, status)| (it.clone(), status)).collect();
+    let statuses: Map<_, _> =
+        statuses.into_iter().map(|(it, written)| (it.to_string(), status(&written.status))).collect();
+    if !statuses.is_empty() {
+        all.insert("statuses".to_owned(), Value::Object(statuses));
+    }
     all.insert("verdicts".to_owned(), json!(verdicts));
     let mut text = String::new();
     write_yaml(&mut text, &Value::Object(all), 0);
     text
+}
+
+/// A status in few lines. What holds for the reason of its own name is shown by that name.
+fn status(status: &Status) -> Value {
+    let claims = |claims: &[Claim]| {
+        let shown = claims.iter().map(|claim| match (claim.holds, claim.reason == claim.kind) {
+            (true, true) => claim.kind.to_owned(),
+            (holds, _) => format!("{}{}={}", if holds { "" } else { "not " }, claim.kind, claim.reason),
+        });
+        shown.collect::<Vec<_>>().join(", ")
+    };
+    let listener = |listener: &ListenerStatus| {
+        let kinds: Vec<_> = listener.kinds.iter().map(|kind| kind.name()).collect();
+        let text = format!("{} of {}; {}", listener.attached, kinds.join(" "), claims(&listener.conditions));
+        (listener.name.to_string(), json!(text))
+    };
+    let addresses = |addresses: &[GatewayAddress]| {
+        let shown = addresses.iter().map(|address| match address {
+            GatewayAddress::Ip(ip) => ip.to_string(),
+            GatewayAddress::Host(host) => host.to_string(),
+        });
+        shown.collect::<Vec<_>>().join(", ")
+    };
+    match status {
+        Status::Class { conditions, features } => {
+            json!({ "conditions": claims(conditions), "features": features.len() })
+        }
+        Status::Gateway { conditions, addresses: at, listeners, attached_sets, infrastructure } => {
+            let listeners: Map<_, _> = listeners.iter().map(listener).collect();
+            let mut value = json!({ "conditions": claims(conditions), "listeners": listeners });
+            if !at.is_empty() {
+                value["addresses"] = json!(addresses(at));
+            }
+            if *attached_sets > 0 {
+                value["attached sets"] = json!(attached_sets);
+            }
+            if *infrastructure != Infrastructure::default() {
+                value["infrastructure"] =
+                    json!(format!("{:?} {:?}", infrastructure.labels, infrastructure.annotations));
+            }
+            value
+        }
+        Status::ListenerSet { conditions, listeners } => {
+            let listeners: Map<_, _> = listeners.iter().map(listener).collect();
+            json!({ "conditions": claims(conditions), "listeners": listeners })
+        }
+        Status::Route { parents } | Status::Policy { ancestors: parents } => parents
+            .iter()
+            .map(|parent| {
+                let at = &parent.parent;
+                let kind = at.kind.as_deref().unwrap_or("Gateway");
+                let mut text = format!("{kind} ");
+                if let Some(namespace) = &at.namespace {
+                    write!(text, "{namespace}/").unwrap();
+                }
+                text += &at.name;
+                if let Some(section) = &at.section {
+                    write!(text, " {section}").unwrap();
+                }
+                if let Some(port) = at.port {
+                    write!(text, " at {port}").unwrap();
+                }
+                json!(format!("{text}; {}", claims(&parent.conditions)))
+            })
+            .collect(),
+        Status::Ingress { addresses: at } => json!({ "addresses": addresses(at) }),
+    }
 }
 
 fn entry(entry: &Entry) -> Value {
@@ -146,6 +219,12 @@ fn entry(entry: &Entry) -> Value {
     let mut value = json!({ "protocol": format!("{:?}", entry.protocol), "hosts": hosts });
     if !certificates.is_empty() {
         value["certificates"] = json!(certificates);
+    }
+    if !entry.boundaries.is_empty() {
+        value["boundaries"] = entry.boundaries.iter().map(ToString::to_string).collect();
+    }
+    if let Some(clients) = &entry.client_certificates {
+        value["client certificates"] = json!(if clients.optional { "optional" } else { "required" });
     }
     value
 }

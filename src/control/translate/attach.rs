@@ -3,14 +3,43 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::gateway::{GatewayView, Listener};
+use super::gateway::View;
 use super::grant::GATEWAY_GROUP;
+use super::listener::Listener;
 use super::reading::Reading;
-use super::values;
-use crate::model::{Bind, HostPattern, Labels, ObjectName, ParentRef, ParentStatus, RouteKind, StreamMode};
+use super::{status, values};
+use crate::model::{Bind, HostPattern, Labels, ObjectName, ObjectRef, ParentRef, ParentStatus, RouteKind, StreamMode};
 
-/// Gateways of ours.
-pub(super) type Gateways = BTreeMap<ObjectName, Arc<GatewayView>>;
+/// Gateways of ours and their ListenerSets, as routes see them.
+#[derive(Default)]
+pub(super) struct Gateways {
+    views: BTreeMap<ObjectRef, Arc<View>>,
+}
+
+impl Gateways {
+    pub fn get(&self, object: &ObjectRef) -> Option<&Arc<View>> {
+        self.views.get(object)
+    }
+
+    /// Adds a view; one that was the same `before` keeps its identity.
+    pub fn insert(&mut self, object: ObjectRef, view: View, before: &Self) {
+        let view = match before.get(&object) {
+            Some(known) if **known == view => known.clone(),
+            _ => Arc::new(view),
+        };
+        self.views.insert(object, view);
+    }
+
+    /// Objects that look otherwise than `before`.
+    pub fn differences(&self, before: &Self) -> Vec<ObjectRef> {
+        let same = |object: &&ObjectRef| match (self.get(object), before.get(object)) {
+            (Some(one), Some(two)) => Arc::ptr_eq(one, two),
+            _ => false,
+        };
+        let all: BTreeSet<&ObjectRef> = self.views.keys().chain(before.views.keys()).collect();
+        all.into_iter().filter(|object| !same(object)).cloned().collect()
+    }
+}
 
 /// What a route of any kind says about where it wants to be served.
 pub(super) struct Wanted<'a> {
@@ -64,10 +93,10 @@ macro_rules! parent_refs {
 }
 pub(super) use parent_refs;
 
-/// Where a route is served.
+/// Where a route is served. Also notes the listeners that it is attached to.
 pub(super) fn attach(reading: &mut Reading<'_>, gateways: &Gateways, wanted: &Wanted<'_>) -> Attachment {
     let mut attachment = Attachment::default();
-    let Some(hostnames) = hostnames(reading, wanted.hostnames) else { return attachment };
+    let hostnames = hostnames(reading, wanted.hostnames);
     let parents = &wanted.parents;
     if parents.is_empty() {
         let problem = "the route names no Gateway and is not served";
@@ -75,8 +104,19 @@ pub(super) fn attach(reading: &mut Reading<'_>, gateways: &Gateways, wanted: &Wa
     }
     for (index, parent) in parents.iter().enumerate() {
         let field = format!("spec.parentRefs[{index}]");
-        let Some((name, view)) = gateway(reading, gateways, parent, &field) else { continue };
-        at_gateway(reading, &name, &view, parent, &field, &hostnames, &mut attachment);
+        let Some((object, view)) = view(reading, gateways, parent, &field) else { continue };
+        let at = At { object: &object, view: &view, parent, field: &field };
+        let accepted = match at.attach(reading, wanted.kind, hostnames.as_deref(), &mut attachment) {
+            Ok(()) => status::holds("Accepted"),
+            Err((reason, problem, fix)) => {
+                reading.error(reason, field.clone(), &*problem, &fix);
+                status::fails("Accepted", reason, problem)
+            }
+        };
+        // A reference that is written twice is one.
+        if attachment.parents.iter().all(|known| known.parent != *parent) {
+            attachment.parents.push(ParentStatus { parent: parent.clone(), conditions: vec![accepted] });
+        }
     }
     attachment
 }
@@ -97,97 +137,127 @@ fn hostnames(reading: &mut Reading<'_>, written: &[String]) -> Option<Vec<HostPa
     if hosts.is_empty() && !written.is_empty() { None } else { Some(hosts) }
 }
 
-fn gateway(
+/// The Gateway or ListenerSet of ours that is named.
+fn view(
     reading: &mut Reading<'_>,
     gateways: &Gateways,
     parent: &ParentRef,
     field: &str,
-) -> Option<(ObjectName, Arc<GatewayView>)> {
+) -> Option<(ObjectRef, Arc<View>)> {
     let group = parent.group.as_deref().unwrap_or(GATEWAY_GROUP);
     let kind = parent.kind.as_deref().unwrap_or("Gateway");
-    if group != GATEWAY_GROUP || kind != "Gateway" {
-        let problem = format!("a parent of kind {kind} is not supported");
-        reading.warning("UnsupportedParent", format!("{field}.kind"), problem, "name a Gateway");
-        return None;
-    }
     let namespace: Arc<str> = parent.namespace.as_deref().map_or_else(|| reading.namespace(), Into::into);
     let name = ObjectName::new(namespace, &*parent.name);
-    if reading.gateway(&name).is_none() {
-        let problem = format!("Gateway {name} does not exist");
-        reading.error("ParentNotFound", format!("{field}.name"), problem, "create the Gateway or correct the name");
+    let (kind, exists) = match (group, kind) {
+        (GATEWAY_GROUP, "Gateway") => ("Gateway", reading.gateway(&name).is_some()),
+        (GATEWAY_GROUP, "ListenerSet") => ("ListenerSet", reading.listener_set(&name).is_some()),
+        _ => {
+            let problem = format!("a parent of kind {kind} is not supported");
+            reading.warning("UnsupportedParent", format!("{field}.kind"), problem, "name a Gateway or ListenerSet");
+            return None;
+        }
+    };
+    let object = ObjectRef::new(kind, name);
+    if !exists {
+        let problem = format!("{object} does not exist");
+        let fix = format!("create the {kind} or correct the name");
+        reading.error("ParentNotFound", format!("{field}.name"), problem, &fix);
         return None;
     }
-    // A Gateway of another controller: its owner is told by that one.
-    let view = gateways.get(&name)?.clone();
-    Some((name, view))
+    // One of another controller: its owner is told by that one.
+    let view = gateways.get(&object)?.clone();
+    Some((object, view))
 }
 
-fn at_gateway(
-    reading: &mut Reading<'_>,
-    name: &ObjectName,
-    view: &GatewayView,
-    parent: &ParentRef,
-    field: &str,
-    hostnames: &[HostPattern],
-    attachment: &mut Attachment,
-) {
-    let named = |listener: &&Listener| {
-        parent.section.as_ref().is_none_or(|section| **section == *listener.name)
-            && parent.port.is_none_or(|port| port == i32::from(listener.port))
-    };
-    let candidates: Vec<&Listener> = view.listeners.iter().filter(named).collect();
-    if candidates.is_empty() {
-        let broken = parent.section.as_ref().filter(|section| view.broken.contains(&***section));
-        let (problem, fix) = match (broken, &parent.section, parent.port) {
-            (Some(section), ..) => {
-                (format!("listener `{section}` of Gateway {name} is not served"), "see what its owner is told")
+/// One parent of a route.
+struct At<'a> {
+    object: &'a ObjectRef,
+    view: &'a View,
+    parent: &'a ParentRef,
+    field: &'a str,
+}
+
+/// A reason of the Gateway API, the problem, and what would be right.
+type Refusal = (&'static str, String, String);
+
+impl At<'_> {
+    /// Attaches a route to the listeners of its parent that it names and that allow it. `None` in the place of hostnames: it
+    /// has none that can be read.
+    fn attach(
+        &self,
+        reading: &mut Reading<'_>,
+        kind: RouteKind,
+        hostnames: Option<&[HostPattern]>,
+        attachment: &mut Attachment,
+    ) -> Result<(), Refusal> {
+        let candidates = self.candidates()?;
+        let namespace = reading.namespace();
+        let mut allowed = Vec::new();
+        for listener in candidates {
+            if listener.kinds.contains(&kind) && listener.namespaces.allow(reading, &self.object.name.namespace) {
+                allowed.push(listener);
             }
-            (None, None, None) => {
-                (format!("Gateway {name} has no listener that is served"), "see what its owner is told")
-            }
-            (None, section, port) => {
-                let section = section.as_ref().map(|section| format!(" `{section}`")).unwrap_or_default();
-                let port = port.map(|port| format!(" at port {port}")).unwrap_or_default();
-                let problem = format!("Gateway {name} has no listener{section}{port}");
-                (problem, "correct sectionName or port")
-            }
-        };
-        reading.error("NoMatchingParent", field, problem, fix);
-        return;
-    }
-    let namespace = reading.namespace();
-    let allowed: Vec<&Listener> = candidates
-        .into_iter()
-        .filter(|listener| listener.http_routes && listener.namespaces.allow(&namespace, &name.namespace))
-        .collect();
-    if allowed.is_empty() {
-        let problem = format!("no listener of Gateway {name} lets HTTPRoutes of namespace {namespace} attach");
-        let fix = "its owner can write allowedRoutes.namespaces.from: All, and HTTPRoute in allowedRoutes.kinds";
-        reading.error("NotAllowedByListeners", field, problem, fix);
-        return;
-    }
-    let mut found = false;
-    for listener in &allowed {
-        for host in shared(&listener.hostname, hostnames) {
-            found = true;
-            attachment.gateways.insert(name.clone());
-            attachment.places.extend(listener.binds.iter().map(|bind| Place {
-                bind: *bind,
-                host: host.clone(),
-                mode: StreamMode::default(),
-                gateway_identity: None,
-            }));
         }
+        if allowed.is_empty() {
+            let kind = kind.name();
+            let problem = format!("no listener of {} lets {kind}s of namespace {namespace} attach", self.object);
+            let fix =
+                format!("its owner can write allowedRoutes.namespaces.from: All, and {kind} in allowedRoutes.kinds");
+            return Err(("NotAllowedByListeners", problem, fix));
+        }
+        let (mut found, mut served) = (false, false);
+        for listener in &allowed {
+            let hosts = hostnames.map(|hostnames| shared(&listener.hostname, hostnames)).unwrap_or_default();
+            if hosts.is_empty() {
+                continue;
+            }
+            found = true;
+            served |= !listener.binds.is_empty();
+            reading.attached.insert((self.object.clone(), listener.name.clone()));
+            attachment.gateways.insert(self.view.gateway.clone());
+            // What a more specific listener is for is not for this one, whether a route is attached there or not.
+            let own = hosts.iter().filter(|host| !listener.narrower.iter().any(|other| covers(other, host)));
+            for host in own {
+                attachment.places.extend(listener.binds.iter().map(|bind| Place {
+                    bind: *bind,
+                    host: host.clone(),
+                    mode: listener.mode,
+                    gateway_identity: self.view.identity.clone(),
+                }));
+            }
+        }
+        if !found {
+            let offered: Vec<String> = allowed.iter().map(|listener| listener.hostname.to_string()).collect();
+            let problem = format!("none of the hostnames is one of {}: {}", self.object, offered.join(", "));
+            let fix = "correct spec.hostnames or the listener's hostname".to_owned();
+            return Err(("NoMatchingListenerHostname", problem, fix));
+        }
+        if !served {
+            let problem = format!("the route is attached to {}, but no listener of these is served", self.object);
+            reading.warning("ListenerNotServed", self.field, problem, "see what its owner is told");
+        }
+        Ok(())
     }
-    if !found {
-        let offered: Vec<String> = allowed.iter().map(|listener| listener.hostname.to_string()).collect();
-        let problem = format!("none of the hostnames is one of Gateway {name}: {}", offered.join(", "));
-        reading.error(
-            "NoMatchingListenerHostname",
-            field,
-            problem,
-            "correct spec.hostnames or the listener's hostname",
-        );
+
+    /// The listeners that are named.
+    fn candidates(&self) -> Result<Vec<&Listener>, Refusal> {
+        let Self { object, view, parent, .. } = self;
+        let named = |listener: &&Listener| {
+            parent.section.as_ref().is_none_or(|section| **section == *listener.name)
+                && parent.port.is_none_or(|port| port == listener.port)
+        };
+        let candidates: Vec<&Listener> = view.listeners.iter().filter(named).collect();
+        if !candidates.is_empty() {
+            return Ok(candidates);
+        }
+        let (problem, fix) = if view.listeners.is_empty() {
+            (format!("{object} has no listener that routes could attach to"), "see what its owner is told")
+        } else {
+            let section = parent.section.as_ref().map(|section| format!(" `{section}`")).unwrap_or_default();
+            let port = parent.port.map(|port| format!(" at port {port}")).unwrap_or_default();
+            (format!("{object} has no listener{section}{port}"), "correct sectionName or port")
+        };
+        Err(("NoMatchingParent", problem, fix.to_owned()))
     }
 }
 
@@ -209,6 +279,11 @@ fn intersection(left: &HostPattern, right: &HostPattern) -> Option<HostPattern> 
             long.ends_with(&**short).then(|| wildcard.clone())
         }
     }
+}
+
+/// Whether every name of `narrow` is one of `wide`.
+pub(super) fn covers(wide: &HostPattern, narrow: &HostPattern) -> bool {
+    intersection(wide, narrow).as_ref() == Some(narrow)
 }
 
 #[cfg(test)]

@@ -45,7 +45,14 @@ impl Translator {
             self.stir(&Dep::IngressClasses);
         }
         if !catch_up(&mut self.seen.gateway_classes, &objects.gateway_classes).is_empty() {
+            self.classes_changed = true;
             self.dirty.extend(objects.gateways.keys().cloned().map(Item::Gateway));
+        }
+        for (name, ..) in catch_up(&mut self.seen.namespaces, &objects.namespaces) {
+            self.stir(&Dep::Namespace(name.name));
+        }
+        for (name, ..) in catch_up(&mut self.seen.listener_sets, &objects.listener_sets) {
+            self.dirty.insert(Item::ListenerSet(name));
         }
         for (name, ..) in catch_up(&mut self.seen.gateways, &objects.gateways) {
             self.dirty.insert(Item::Gateway(name));

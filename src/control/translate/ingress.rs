@@ -9,10 +9,10 @@ use k8s_openapi::api::networking::v1::{HTTPIngressPath, Ingress, IngressBackend}
 use super::reading::{Dep, Reading, annotation, created};
 use super::secret::Certificates;
 use super::service::{Plans, PortName, target};
-use super::{Options, Part, annotations, values};
+use super::{Options, Part, addresses, annotations, values};
 use crate::model::{
     Access, Bind, CertificateBinding, HostPattern, Labels, ObjectName, PathMatch, Rank, Route, RouteMatch,
-    RouteTimeouts, Rule, Target, WeightedBackend,
+    RouteTimeouts, Rule, Status, Target, WeightedBackend,
 };
 
 /// The annotation from before `spec.ingressClassName`.
@@ -78,6 +78,8 @@ pub(super) fn ingress(
     if !is_ours(reading, options, ingress) {
         return part;
     }
+    let addresses = addresses::published(reading, options).unwrap_or_default();
+    part.status = Some(Status::Ingress { addresses });
     tell_about_annotations(reading, ingress);
     let Some(spec) = &ingress.spec else {
         reading.error("NoRules", "spec", "the Ingress has no spec", "add spec.rules or spec.defaultBackend");

@@ -7,19 +7,26 @@
 //!
 //! The control loop writes here; nobody reads but through [`Translation`].
 
+mod addresses;
 pub mod annotations;
 mod attach;
 mod backend_ref;
 mod color;
 mod diff;
+mod features;
 mod filters;
+mod frontend;
 mod gateway;
 mod grant;
 mod grpc_route;
 mod hosts;
 mod http_route;
 mod ingress;
+mod listener;
+mod listener_set;
+mod namespaces;
 pub mod objects;
+mod parents;
 mod preview_host;
 mod reading;
 mod rules;
@@ -34,16 +41,16 @@ mod values;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
-use self::attach::Gateways;
-use self::gateway::Claims;
+pub use self::addresses::AddressRange;
 use self::hosts::Hosts;
 pub use self::objects::{Change, Object, Objects};
-use self::reading::{Dep, Reading, created};
+use self::parents::Parents;
+use self::reading::{Dep, Reading};
 use self::secret::Certificates;
 use self::service::{Plans, SlicesOf};
 use crate::model::{
-    Backend, BackendKey, Bind, CertificateBinding, ColorEndpoints, HostPattern, Model, ObjectName, ObjectRef,
-    ObjectStatus, Protocol, Route, RouteKind, Status, Statuses, Verdict,
+    Backend, BackendKey, Bind, CertificateBinding, ColorEndpoints, GatewayAddress, HostPattern, Model, ObjectName,
+    ObjectRef, ObjectStatus, Protocol, Route, RouteKind, Status, Statuses, Verdict,
 };
 
 /// Which objects are ours.
@@ -57,6 +64,15 @@ pub struct Options {
     pub gateway_controller: String,
     /// Whether an Ingress without any class is served when no IngressClass is marked as the default.
     pub claim_unclassed: bool,
+    /// Addresses for Gateways, each of which gets one of its own; without any they share the sockets of the settings. An
+    /// address that nobody asks for is taken from the first of these that has one, and is the lowest.
+    pub addresses: Vec<AddressRange>,
+    /// Where clients find what is served at shared sockets.
+    pub published: Vec<GatewayAddress>,
+    /// The Service of type LoadBalancer whose addresses these are, in the place of `published`.
+    pub published_service: Option<ObjectName>,
+    /// Whether the fields of the experimental channel of the Gateway API exist.
+    pub experimental: bool,
 }
 
 impl Default for Options {
@@ -66,6 +82,10 @@ impl Default for Options {
             ingress_controller: "weir.dev/ingress-controller".to_owned(),
             gateway_controller: "weir.dev/gateway-controller".to_owned(),
             claim_unclassed: true,
+            addresses: Vec::new(),
+            published: Vec::new(),
+            published_service: None,
+            experimental: false,
         }
     }
 }
@@ -86,6 +106,7 @@ pub struct Translation {
 enum Item {
     Service(ObjectName),
     Gateway(ObjectName),
+    ListenerSet(ObjectName),
     Ingress(ObjectName),
     Route(RouteKind, ObjectName),
     Backend(BackendKey),
@@ -103,6 +124,8 @@ struct Part {
     certificates: Vec<(Bind, CertificateBinding)>,
     /// What is written into the object's status; `None` when it is not ours to write.
     status: Option<Status>,
+    /// Listeners that a route is attached to.
+    attached: BTreeSet<(ObjectRef, Arc<str>)>,
 }
 
 /// Turns objects into a model; remembers.
@@ -123,18 +146,19 @@ pub struct Translator {
     slices: SlicesOf,
     certificates: Certificates,
     plans: Plans,
-    gateways: Gateways,
+    parents: Parents,
     parts: HashMap<Item, Part>,
     /// How many parts name a backend.
     uses: HashMap<BackendKey, usize>,
     hosts: Hosts,
-    /// Sockets of Gateways, which are there also without routes.
-    claims: Claims,
     /// Certificates by who presents them: age first, so that the oldest wins.
     bindings: BTreeMap<(i64, Item), Vec<(Bind, CertificateBinding)>>,
     bindings_changed: bool,
     /// Nobody reads some Secret any more.
     secrets_unread: bool,
+    classes_changed: bool,
+    /// Number of Ingresses that are served.
+    ingresses: usize,
     model: Model,
     statuses: Statuses,
 }
@@ -153,14 +177,15 @@ impl Translator {
             slices: SlicesOf::new(),
             certificates: Certificates::default(),
             plans: Plans::new(),
-            gateways: Gateways::new(),
+            parents: Parents::default(),
             parts: HashMap::new(),
             uses: HashMap::new(),
             hosts: Hosts::default(),
-            claims: Claims::new(),
             bindings: BTreeMap::new(),
             bindings_changed: false,
             secrets_unread: false,
+            classes_changed: false,
+            ingresses: 0,
             model: Model::default(),
             statuses: Statuses::default(),
         }
@@ -171,8 +196,10 @@ impl Translator {
         self.notice_changes(objects);
         // Each step reads what the steps before it derived.
         self.derive_plans(objects);
+        self.derive_classes(objects);
         self.derive_gateways(objects);
         self.derive_routes(objects);
+        self.publish_parents();
         self.derive_backends(objects);
         self.settle_hosts();
         self.settle_entries();
@@ -250,53 +277,6 @@ impl Translator {
         }
     }
 
-    /// Gateways: all of them when one changes, because the oldest decides what a socket speaks.
-    fn derive_gateways(&mut self, objects: &Objects) {
-        let changed = self.take(|item| if let Item::Gateway(name) = item { Some(name.clone()) } else { None });
-        if changed.is_empty() {
-            return;
-        }
-        for name in &changed {
-            if !objects.gateways.contains_key(name) {
-                self.forget(&Item::Gateway(name.clone()));
-            }
-        }
-        self.claims.clear();
-        self.bindings.retain(|(_, item), _| !matches!(item, Item::Gateway(_)));
-        self.bindings_changed = true;
-        let mut by_age: Vec<_> = objects.gateways.iter().collect();
-        by_age.sort_by_key(|(name, gateway)| (created(&gateway.metadata), *name));
-        let mut views = Gateways::new();
-        for (name, gateway) in by_age {
-            let item = Item::Gateway(name.clone());
-            let mut reading = Reading::new(ObjectRef::new("Gateway", name.clone()), objects);
-            if gateway::is_ours(&mut reading, &self.options, gateway) {
-                let (view, bindings) =
-                    gateway::gateway(&mut reading, &mut self.certificates, &mut self.claims, gateway);
-                if !bindings.is_empty() {
-                    self.bindings.insert((created(&gateway.metadata), item.clone()), bindings);
-                }
-                let view = match self.gateways.get(name) {
-                    Some(before) if **before == view => before.clone(),
-                    _ => Arc::new(view),
-                };
-                views.insert(name.clone(), view);
-            }
-            self.remember(item, reading);
-        }
-        let names: BTreeSet<&ObjectName> = views.keys().chain(self.gateways.keys()).chain(&changed).collect();
-        let differ = |name: &&ObjectName| match (views.get(*name), self.gateways.get(*name)) {
-            (Some(new), Some(old)) => !Arc::ptr_eq(new, old),
-            // Also one that appeared or vanished without being ours: its routes are told otherwise.
-            _ => true,
-        };
-        let stirred: Vec<ObjectName> = names.into_iter().filter(differ).cloned().collect();
-        self.gateways = views;
-        for name in stirred {
-            self.stir(&Dep::Gateway(name));
-        }
-    }
-
     /// Ingresses and HTTPRoutes.
     fn derive_routes(&mut self, objects: &Objects) {
         let items = self.take(|item| matches!(item, Item::Ingress(_) | Item::Route(..)).then(|| item.clone()));
@@ -310,16 +290,16 @@ impl Translator {
                 }),
                 Item::Route(RouteKind::Http, name) => objects.http_routes.get(name).map(|route| {
                     let mut reading = Reading::new(ObjectRef::new("HTTPRoute", name.clone()), objects);
-                    (http_route::http_route(&mut reading, &self.gateways, &self.plans, route), reading)
+                    (http_route::http_route(&mut reading, &self.parents.gateways, &self.plans, route), reading)
                 }),
                 Item::Route(RouteKind::Grpc, name) => objects.grpc_routes.get(name).map(|route| {
                     let mut reading = Reading::new(ObjectRef::new("GRPCRoute", name.clone()), objects);
-                    (grpc_route::grpc_route(&mut reading, &self.gateways, &self.plans, route), reading)
+                    (grpc_route::grpc_route(&mut reading, &self.parents.gateways, &self.plans, route), reading)
                 }),
                 _ => None,
             };
             let before = self.parts.remove(&item).unwrap_or_default();
-            let Some((mut part, reading)) = derived else {
+            let Some((mut part, mut reading)) = derived else {
                 self.forget(&item);
                 if let Some(reference) = reference_of(&item) {
                     self.statuses.remove(&reference);
@@ -327,6 +307,7 @@ impl Translator {
                 self.exchange(&item, before, &Part::default());
                 continue;
             };
+            part.attached = std::mem::take(&mut reading.attached);
             self.publish(reading.source.clone(), generation_of(objects, &item), part.status.take());
             let part = keep_identity(&before, part);
             self.remember(item.clone(), reading);
@@ -350,6 +331,11 @@ impl Translator {
     /// Puts a part in the place of what was derived before it.
     fn exchange(&mut self, item: &Item, before: Part, part: &Part) {
         self.hosts.exchange(&before.routes, &part.routes);
+        self.parents.exchange(&before.attached, &part.attached);
+        if matches!(item, Item::Ingress(_)) {
+            self.ingresses += usize::from(!part.routes.is_empty());
+            self.ingresses -= usize::from(!before.routes.is_empty());
+        }
         for key in &part.backends {
             let uses = self.uses.entry(key.clone()).or_default();
             *uses += 1;
@@ -409,9 +395,10 @@ impl Translator {
         }
     }
 
-    /// Sockets: what is spoken, and the certificates.
+    /// Sockets: what is spoken, the certificates of both sides, and which listeners are kept apart.
     fn settle_entries(&mut self) {
-        for bind in self.claims.keys() {
+        let open = &self.parents.open;
+        for bind in open.keys() {
             self.model.entries.entry(*bind).or_default();
         }
         if std::mem::take(&mut self.bindings_changed) {
@@ -426,14 +413,24 @@ impl Translator {
                 }
             }
         }
-        let claims = &self.claims;
+        let ingresses = self.ingresses > 0;
         self.model.entries.retain(|bind, entry| {
+            let socket = open.get(bind);
             entry.protocol = match bind {
                 Bind::Http => Protocol::Http,
                 Bind::Https => Protocol::Https,
-                _ => claims.get(bind).map_or(Protocol::Http, |(protocol, _)| *protocol),
+                _ => socket.map_or(Protocol::Http, |socket| socket.protocol),
             };
-            !entry.hosts.is_empty() || !entry.certificates.is_empty() || claims.contains_key(bind)
+            entry.client_certificates = socket.and_then(|socket| socket.clients.clone().flatten());
+            // Where several Gateways meet, or Ingresses, nobody's listeners bound the routes of others.
+            let shared = ingresses && matches!(bind, Bind::Http | Bind::Https);
+            let alone = socket.filter(|socket| socket.owners.len() == 1 && !shared);
+            let web = alone.filter(|socket| matches!(socket.protocol, Protocol::Http | Protocol::Https));
+            let boundaries = web.map(|socket| &socket.hostnames);
+            if boundaries.is_none_or(|boundaries| *boundaries != *entry.boundaries) {
+                entry.boundaries = boundaries.cloned().map(Arc::new).unwrap_or_default();
+            }
+            !entry.hosts.is_empty() || !entry.certificates.is_empty() || socket.is_some()
         });
     }
 
@@ -509,6 +506,7 @@ impl Translator {
 fn reference_of(item: &Item) -> Option<ObjectRef> {
     Some(match item {
         Item::Gateway(name) => ObjectRef::new("Gateway", name.clone()),
+        Item::ListenerSet(name) => ObjectRef::new("ListenerSet", name.clone()),
         Item::Ingress(name) => ObjectRef::new("Ingress", name.clone()),
         Item::Route(kind, name) => ObjectRef::new(kind.name(), name.clone()),
         Item::Service(_) | Item::Backend(_) | Item::Host(..) => return None,
@@ -519,6 +517,7 @@ fn reference_of(item: &Item) -> Option<ObjectRef> {
 fn generation_of(objects: &Objects, item: &Item) -> i64 {
     let metadata = match item {
         Item::Gateway(name) => objects.gateways.get(name).map(|it| &it.metadata),
+        Item::ListenerSet(name) => objects.listener_sets.get(name).map(|it| &it.metadata),
         Item::Ingress(name) => objects.ingresses.get(name).map(|it| &it.metadata),
         Item::Route(RouteKind::Http, name) => objects.http_routes.get(name).map(|it| &it.metadata),
         Item::Route(RouteKind::Grpc, name) => objects.grpc_routes.get(name).map(|it| &it.metadata),

@@ -1,8 +1,10 @@
 //! How one object is derived: what it read, so that it is derived again when that changes, and what its owner is told.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use gateway_api::apis::standard::gateways::Gateway;
+use gateway_api::apis::standard::listenersets::ListenerSet;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
@@ -20,6 +22,10 @@ pub(super) enum Dep {
     Endpoints(ObjectName),
     /// A Gateway's listeners.
     Gateway(ObjectName),
+    /// A ListenerSet's listeners.
+    ListenerSet(ObjectName),
+    /// The labels of a namespace.
+    Namespace(Arc<str>),
     /// A Secret.
     Secret(ObjectName),
     /// A ConfigMap.
@@ -40,11 +46,13 @@ pub(super) struct Reading<'a> {
     pub deps: Vec<Dep>,
     /// What was found.
     pub verdicts: Vec<Verdict>,
+    /// Listeners that a route is attached to: the object that has them, and their names.
+    pub attached: BTreeSet<(ObjectRef, Arc<str>)>,
 }
 
 impl<'a> Reading<'a> {
     pub fn new(source: ObjectRef, objects: &'a Objects) -> Self {
-        Self { source, objects, deps: Vec::new(), verdicts: Vec::new() }
+        Self { source, objects, deps: Vec::new(), verdicts: Vec::new(), attached: BTreeSet::new() }
     }
 
     /// The namespace of the object.
@@ -66,6 +74,17 @@ impl<'a> Reading<'a> {
     pub fn gateway(&mut self, name: &ObjectName) -> Option<&'a Arc<Gateway>> {
         self.deps.push(Dep::Gateway(name.clone()));
         self.objects.gateways.get(name)
+    }
+
+    pub fn listener_set(&mut self, name: &ObjectName) -> Option<&'a Arc<ListenerSet>> {
+        self.deps.push(Dep::ListenerSet(name.clone()));
+        self.objects.listener_sets.get(name)
+    }
+
+    /// The labels of a namespace; `None` when there is no such object, as in most folders.
+    pub fn namespace_labels(&mut self, name: &Arc<str>) -> Option<&'a BTreeMap<String, String>> {
+        self.deps.push(Dep::Namespace(name.clone()));
+        self.objects.namespaces.get(&ObjectName::new("", name.clone()))?.metadata.labels.as_ref()
     }
 
     pub fn secret(&mut self, name: &ObjectName) -> Option<&'a Arc<Secret>> {

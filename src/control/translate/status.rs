@@ -1,7 +1,11 @@
-//! What is written into statuses, from what the owners are told (Gateway API, conditions of each kind).
+//! What is written into statuses, from what was derived and from what the owners are told (Gateway API, conditions of each
+//! kind).
 
+use super::addresses::Assigned;
+use super::gateway::Whole;
+use super::listener::{Because, Candidate};
 use super::reading::Reading;
-use crate::model::{Claim, ParentStatus, Severity, Status};
+use crate::model::{Claim, GatewayAddress, ListenerStatus, ParentStatus, Severity, Status, Verdict};
 
 /// Reasons of verdicts about references of a route, and what the Gateway API calls them. The first that applies is shown.
 const REFERENCES: [(&str, &str); 6] = [
@@ -13,9 +17,18 @@ const REFERENCES: [(&str, &str); 6] = [
     ("BackendNotTrusted", "UnsupportedValue"),
 ];
 
-/// A condition that holds, with the reason of the same name that the API has for it.
+/// A condition that holds, for the reason that has its name.
 pub(super) fn holds(kind: &'static str) -> Claim {
     Claim { kind, holds: true, reason: kind, message: String::new() }
+}
+
+/// A condition that does not hold.
+pub(super) fn fails(kind: &'static str, reason: &'static str, message: impl Into<String>) -> Claim {
+    Claim { kind, holds: false, reason, message: message.into() }
+}
+
+fn unless(kind: &'static str, because: Option<&Because>) -> Claim {
+    because.map_or_else(|| holds(kind), |(reason, why)| fails(kind, reason, why))
 }
 
 /// The status of a route of any kind: `parents` as [`super::attach::attach`] left them, and whether the references that the
@@ -25,20 +38,125 @@ pub(super) fn route(reading: &Reading<'_>, mut parents: Vec<ParentStatus>) -> Op
         return None;
     }
     let wrong = REFERENCES.iter().find_map(|(told, reason)| {
-        let about = |it: &&crate::model::Verdict| {
-            it.reason == *told && it.severity == Severity::Error && it.object == reading.source
-        };
+        let about = |it: &&Verdict| it.reason == *told && it.severity == Severity::Error && it.object == reading.source;
         reading.verdicts.iter().find(about).map(|verdict| (verdict, *reason))
     });
     let resolved = match wrong {
         None => holds("ResolvedRefs"),
-        Some((verdict, reason)) => {
-            let message = format!("{}: {}", verdict.field, verdict.problem);
-            Claim { kind: "ResolvedRefs", holds: false, reason, message }
-        }
+        Some((verdict, reason)) => fails("ResolvedRefs", reason, format!("{}: {}", verdict.field, verdict.problem)),
     };
     for parent in &mut parents {
         parent.conditions.push(resolved.clone());
     }
     Some(Status::Route { parents })
+}
+
+/// What holds for a Gateway and all its listeners.
+pub(super) struct Summary<'a> {
+    pub whole: &'a Whole,
+    pub assigned: &'a Assigned,
+    /// Where clients find it; `None` as long as that is not known.
+    pub published: Option<Vec<GatewayAddress>>,
+}
+
+/// The status of a Gateway, without the number of routes.
+pub(super) fn gateway(summary: &Summary<'_>, candidates: &[Candidate<'_>], attached_sets: usize) -> Status {
+    let Summary { whole, assigned, published } = summary;
+    let good = candidates.iter().filter(|candidate| candidate.accepted()).count();
+    let names = |wanted: bool| {
+        let names = candidates.iter().filter(|candidate| candidate.accepted() == wanted);
+        names.map(|candidate| &*candidate.listener.name).collect::<Vec<_>>().join(", ")
+    };
+    let accepted = match &whole.refused {
+        Some((reason, why)) => fails("Accepted", reason, why),
+        None if good == 0 => fails("Accepted", "ListenersNotValid", format!("not accepted: {}", names(false))),
+        None if good < candidates.len() => Claim {
+            kind: "Accepted",
+            holds: true,
+            reason: "ListenersNotValid",
+            message: format!("accepted: {}; not accepted: {}", names(true), names(false)),
+        },
+        None => holds("Accepted"),
+    };
+    let programmed = if !accepted.holds {
+        fails("Programmed", "Invalid", "the Gateway is not accepted")
+    } else if let Some((reason, why)) = &assigned.lacking {
+        fails("Programmed", reason, why)
+    } else if published.is_none() {
+        fails("Programmed", "AddressNotAssigned", "the Service of status.service has no address yet")
+    } else if !candidates.iter().any(Candidate::valid) {
+        fails("Programmed", "Invalid", "none of its listeners can be served")
+    } else {
+        holds("Programmed")
+    };
+    let unresolved: Vec<&str> =
+        candidates.iter().filter(|it| it.unresolved.is_some()).map(|it| &*it.listener.name).collect();
+    let resolved = match &whole.unresolved {
+        Some((reason, why)) => fails("ResolvedRefs", reason, why),
+        None if !unresolved.is_empty() => {
+            fails("ResolvedRefs", "ListenersNotResolved", format!("not resolved: {}", unresolved.join(", ")))
+        }
+        None => holds("ResolvedRefs"),
+    };
+    let mut conditions = vec![accepted, programmed, resolved];
+    if whole.frontend.insecure {
+        conditions.push(Claim {
+            kind: "InsecureFrontendValidationMode",
+            holds: true,
+            reason: "ConfigurationChanged",
+            message: "clients without a valid certificate may connect".to_owned(),
+        });
+    }
+    Status::Gateway {
+        conditions,
+        addresses: if whole.refused.is_some() { Vec::new() } else { published.clone().unwrap_or_default() },
+        listeners: candidates.iter().map(listener).collect(),
+        attached_sets: u32::try_from(attached_sets).unwrap_or(u32::MAX),
+        infrastructure: whole.infrastructure.clone(),
+    }
+}
+
+/// The status of a ListenerSet that its Gateway allows, without the number of routes.
+pub(super) fn listener_set(summary: &Summary<'_>, candidates: &[Candidate<'_>]) -> Status {
+    let good = candidates.iter().filter(|candidate| candidate.valid()).count();
+    let conditions = if summary.whole.refused.is_some() {
+        let why = "the Gateway is not accepted";
+        vec![fails("Accepted", "ParentNotAccepted", why), fails("Programmed", "ParentNotProgrammed", why)]
+    } else if good == 0 {
+        let why = "none of its listeners can be served";
+        vec![fails("Accepted", "ListenersNotValid", why), fails("Programmed", "ListenersNotValid", why)]
+    } else if good < candidates.len() {
+        let bad = candidates.iter().filter(|candidate| !candidate.valid());
+        let bad: Vec<&str> = bad.map(|candidate| &*candidate.listener.name).collect();
+        let message = format!("not served: {}", bad.join(", "));
+        let accepted = Claim { kind: "Accepted", holds: true, reason: "ListenersNotValid", message };
+        vec![accepted, holds("Programmed")]
+    } else {
+        vec![holds("Accepted"), holds("Programmed")]
+    };
+    Status::ListenerSet { conditions, listeners: candidates.iter().map(listener).collect() }
+}
+
+fn listener(candidate: &Candidate<'_>) -> ListenerStatus {
+    let refused = candidate.conflict.as_ref().or(candidate.refused.as_ref());
+    let programmed = match (&candidate.conflict, refused, &candidate.unserved) {
+        (Some((reason, why)), ..) => fails("Programmed", reason, why),
+        (None, Some((_, why)), _) => fails("Programmed", "Invalid", why),
+        (None, None, unserved) => unless("Programmed", unserved.as_ref()),
+    };
+    let conflicted = match &candidate.conflict {
+        Some((reason, why)) => Claim { kind: "Conflicted", holds: true, reason, message: why.clone() },
+        None => fails("Conflicted", "NoConflicts", ""),
+    };
+    ListenerStatus {
+        name: candidate.listener.name.clone(),
+        kinds: candidate.listener.kinds.clone(),
+        attached: 0,
+        conditions: vec![
+            unless("Accepted", refused),
+            programmed,
+            unless("ResolvedRefs", candidate.unresolved.as_ref()),
+            conflicted,
+        ],
+    }
 }

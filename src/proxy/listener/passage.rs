@@ -154,7 +154,7 @@ impl Passage {
             target.color.record(&attempt.endpoint, false, now - attempt.started, policy, now);
         }
         let failed = retry::Failed {
-            fault,
+            how: retry::How::Fault(fault),
             idempotent: false,
             sent: false,
             replayable: true,

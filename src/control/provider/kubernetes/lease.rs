@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
 use k8s_openapi::jiff::Timestamp;
-use kube::api::{Api, PostParams};
 use kube::Client;
+use kube::api::{Api, PostParams};
 use tokio::sync::watch;
 
 use super::remote::Refusal;
@@ -105,7 +105,13 @@ impl Election {
 }
 
 /// Takes part in the election until the process ends; then gives the Lease back. Tells in `leads` whether this one leads.
-pub async fn run(client: Client, namespace: String, identity: String, leads: watch::Sender<bool>, mut drain: DrainWatch) {
+pub async fn run(
+    client: Client,
+    namespace: String,
+    identity: String,
+    leads: watch::Sender<bool>,
+    mut drain: DrainWatch,
+) {
     let mut candidate = Candidate {
         api: Api::namespaced(client, &namespace),
         election: Election::new(identity),
@@ -270,5 +276,80 @@ fn read(spec: Option<&LeaseSpec>) -> Record {
         duration: seconds.map_or(DURATION, Duration::from_secs),
         renewed: spec.renew_time.as_ref().map(|time| time.0.to_string()).unwrap_or_default(),
         transitions: spec.lease_transitions.unwrap_or(0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn held(holder: &str, renewed: u32) -> Option<Record> {
+        Some(Record { holder: holder.to_owned(), duration: DURATION, renewed: renewed.to_string(), transitions: 0 })
+    }
+
+    #[test]
+    fn a_lease_is_taken_when_it_was_not_renewed_for_its_time_as_seen_from_here() {
+        let (mut election, start) = (Election::new("b".to_owned()), Instant::now());
+        assert_eq!(election.look(held("a", 1), start), Step::Wait, "however old it may be: clocks differ");
+        assert_eq!(election.look(held("a", 1), start + 14 * SECOND), Step::Wait);
+        assert_eq!(election.look(held("a", 2), start + 15 * SECOND), Step::Wait, "it was renewed");
+        assert_eq!(election.look(held("a", 2), start + 29 * SECOND), Step::Wait);
+        assert_eq!(election.look(held("a", 2), start + 30 * SECOND), Step::Take);
+    }
+
+    #[test]
+    fn a_lease_that_is_nobodys_or_mine_is_not_waited_for() {
+        let (mut election, now) = (Election::new("b".to_owned()), Instant::now());
+        assert_eq!(election.look(None, now), Step::Create);
+        assert_eq!(election.look(held("", 1), now), Step::Take);
+        assert_eq!(election.look(held("b", 1), now), Step::Renew);
+    }
+
+    #[test]
+    fn who_cannot_renew_stops_before_others_begin() {
+        let (mut election, now) = (Election::new("b".to_owned()), Instant::now());
+        assert_eq!(election.leads_until(), None);
+        election.renewed(now);
+        assert_eq!(election.leads_until(), Some(now + RENEW));
+        assert!(RENEW + RETRY < DURATION);
+        election.lost();
+        assert_eq!(election.leads_until(), None);
+    }
+
+    #[test]
+    fn of_many_candidates_with_any_pauses_at_most_one_leads() {
+        let mut random = fastrand::Rng::with_seed(11);
+        let start = Instant::now();
+        for _ in 0..200 {
+            let mut lease: Option<(Record, u32)> = None;
+            let mut candidates: Vec<(Election, Instant)> =
+                ["a", "b", "c"].map(|name| (Election::new(name.to_owned()), start)).into();
+            let mut now = start;
+            for renewal in 0..300 {
+                now += Duration::from_millis(random.u64(1..700));
+                let at = random.usize(..candidates.len());
+                // One hangs now and then, for longer than a lease is good.
+                if candidates[at].1 > now {
+                    continue;
+                }
+                if random.u8(..20) == 0 {
+                    candidates[at].1 = now + random.u32(1..40) * SECOND;
+                    continue;
+                }
+                let (election, _) = &mut candidates[at];
+                match election.look(lease.as_ref().map(|it| it.0.clone()), now) {
+                    Step::Wait => election.lost(),
+                    Step::Create | Step::Renew | Step::Take => {
+                        lease = held(&election.identity, renewal).map(|record| (record, renewal));
+                        election.renewed(now);
+                    }
+                }
+                let leaders =
+                    candidates.iter().filter(|it| it.0.leads_until().is_some_and(|until| until > now)).count();
+                assert!(leaders <= 1, "{leaders} lead");
+            }
+        }
     }
 }

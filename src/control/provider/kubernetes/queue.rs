@@ -117,3 +117,59 @@ impl<K: Ord + Clone> Queue<K> {
         self.items.values().map(|item| item.since).min()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn the_important_goes_first_and_each_goes_once() {
+        let (mut queue, now) = (Queue::default(), Instant::now());
+        for (key, rank) in [("route-1", 3), ("gateway", 1), ("route-2", 3), ("route-1", 3), ("class", 0)] {
+            queue.push(key, rank, now);
+        }
+        let order: Vec<_> = std::iter::from_fn(|| queue.pop(now)).collect();
+        assert_eq!(order, ["class", "gateway", "route-1", "route-2"]);
+        assert_eq!((queue.len(), queue.running()), (4, 4));
+        order.iter().for_each(|key| queue.done(key, now));
+        assert_eq!((queue.len(), queue.running(), queue.oldest()), (0, 0, None));
+    }
+
+    #[test]
+    fn what_changes_while_it_is_written_is_written_again() {
+        let (mut queue, now) = (Queue::default(), Instant::now());
+        queue.push("a", 0, now);
+        assert_eq!(queue.pop(now), Some("a"));
+        queue.push("a", 0, now);
+        queue.push("a", 0, now);
+        assert_eq!(queue.pop(now), None, "never twice at a time");
+        queue.done(&"a", now);
+        assert_eq!(queue.pop(now), Some("a"));
+        queue.done(&"a", now);
+        assert_eq!((queue.pop(now), queue.len()), (None, 0));
+    }
+
+    #[test]
+    fn who_was_refused_waits_unless_it_changes() {
+        let (mut queue, now) = (Queue::default(), Instant::now());
+        queue.push("a", 0, now);
+        queue.push("b", 0, now);
+        for key in ["a", "b"] {
+            assert_eq!(queue.pop(now), Some(key));
+            queue.failed(&key, now, |failures| SECOND * failures);
+        }
+        assert_eq!((queue.pop(now), queue.due()), (None, Some(now + SECOND)));
+        queue.push("b", 0, now);
+        assert_eq!(queue.pop(now), Some("b"));
+        queue.failed(&"b", now, |failures| SECOND * failures);
+        assert_eq!(queue.pop(now + SECOND), Some("a"));
+        assert_eq!(
+            (queue.pop(now + SECOND), queue.due()),
+            (None, Some(now + 2 * SECOND)),
+            "the second pause is longer"
+        );
+        assert_eq!(queue.oldest(), Some(now));
+    }
+}

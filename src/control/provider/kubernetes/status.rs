@@ -246,14 +246,176 @@ fn list_key(field: &str) -> Option<&'static str> {
 fn is_listed(by: &str, wanted: &[Value], live: &Value, owned: &Value) -> bool {
     let known = live.as_array().map(Vec::as_slice).unwrap_or_default();
     let keys: BTreeSet<&str> = wanted.iter().filter_map(|item| item[by].as_str()).collect();
-    let name = |owned: &str| serde_json::from_str::<Value>(owned.strip_prefix("k:")?).ok()?[by].as_str().map(str::to_owned);
+    let name =
+        |owned: &str| serde_json::from_str::<Value>(owned.strip_prefix("k:")?).ok()?[by].as_str().map(str::to_owned);
     let goes_on = |(key, _): (&String, &Value)| name(key).is_none_or(|name| keys.contains(name.as_str()));
     let entry = |item: &Value| {
-        owned.as_object().into_iter().flatten().find(|(key, _)| name(key).as_deref() == item[by].as_str()).map(|it| it.1)
+        owned
+            .as_object()
+            .into_iter()
+            .flatten()
+            .find(|(key, _)| name(key).as_deref() == item[by].as_str())
+            .map(|it| it.1)
     };
     owned.as_object().is_none_or(|owned| owned.iter().all(goes_on))
         && wanted.iter().all(|item| {
             let live = known.iter().find(|live| live[by] == item[by]);
             live.is_some_and(|live| is_said(item, live, entry(item).unwrap_or(&Value::Null)))
         })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::remote::STATUS_KINDS;
+    use super::*;
+    use crate::model::{ParentStatus, RouteKind};
+
+    const NOW: &str = "2026-11-22T08:00:00Z";
+    const BEFORE: &str = "2026-01-01T00:00:00Z";
+
+    fn kind(name: &str) -> &'static Kind {
+        STATUS_KINDS.iter().find(|kind| kind.name == name).expect("a kind with a status")
+    }
+
+    fn claim(kind: &'static str, holds: bool, reason: &'static str) -> Claim {
+        Claim { kind, holds, reason, message: String::new() }
+    }
+
+    fn route(claims: Vec<Claim>) -> ObjectStatus {
+        let parent = ParentRef { name: "edge".into(), section: Some("http".into()), ..ParentRef::default() };
+        ObjectStatus {
+            generation: 3,
+            status: Status::Route { parents: vec![ParentStatus { parent, conditions: claims }] },
+        }
+    }
+
+    fn theirs(version: &str) -> Value {
+        json!({
+            "parentRef": {"group": GROUP, "kind": "Gateway", "name": "other"},
+            "controllerName": "example.com/other",
+            "conditions": [{"type": "Accepted", "status": "True", "reason": version, TIME: BEFORE}],
+        })
+    }
+
+    /// The object as it is after a status was applied to it by Weir alone.
+    fn applied(status: Value) -> Live {
+        fn fields(value: &Value) -> Value {
+            let Some(map) = value.as_object() else { return json!({}) };
+            let field = |(key, value): (&String, &Value)| {
+                let below = match (list_key(key), value) {
+                    (Some(by), Value::Array(items)) => {
+                        let entry = |item: &Value| (format!("k:{}", json!({by: item[by]})), fields(item));
+                        Value::Object(items.iter().map(entry).collect())
+                    }
+                    _ => fields(value),
+                };
+                (format!("f:{key}"), below)
+            };
+            Value::Object(map.iter().map(field).collect())
+        }
+        let owned = fields(&status);
+        Live::read(json!({
+            "metadata": {"resourceVersion": "7", "uid": "u", "managedFields": [
+                {"manager": "kubectl", "operation": "Apply", "fieldsV1": {"f:spec": {}}},
+                {"manager": MANAGER, "operation": "Apply", "subresource": "status", "fieldsV1": {"f:status": owned}},
+            ]},
+            "status": status,
+        }))
+    }
+
+    #[test]
+    fn entries_of_other_controllers_stay_as_they_are() {
+        let http = kind("HTTPRoute");
+        let live = Live::read(json!({"metadata": {"resourceVersion": "1"}, "status": {"parents": [theirs("1")]}}));
+        let wanted = route(vec![claim("Accepted", true, "Accepted")]);
+        let status = plan(http, &live, Some(&wanted), NOW).expect("something to write");
+        assert_eq!(status["parents"][0], theirs("1"));
+        let ours = json!({
+            "parentRef": {"group": GROUP, "kind": "Gateway", "name": "edge", "sectionName": "http"},
+            "controllerName": CONTROLLER,
+            "conditions": [{
+                "type": "Accepted", "status": "True", "reason": "Accepted", "message": "", "observedGeneration": 3,
+                TIME: NOW,
+            }],
+        });
+        assert_eq!(status["parents"][1], ours);
+        let live = applied(status);
+        assert_eq!(plan(http, &live, Some(&wanted), "2030-01-01T00:00:00Z"), None, "it is said already");
+        let gone = plan(http, &live, None, NOW).expect("something to write");
+        assert_eq!(gone, json!({"parents": [theirs("1")]}));
+        assert_eq!(plan(http, &applied(gone), None, NOW), None);
+        assert_eq!(plan(http, &Live::default(), None, NOW), None, "nothing was ever said");
+    }
+
+    #[test]
+    fn a_condition_is_as_old_as_its_status_and_not_as_its_reason() {
+        let http = kind("HTTPRoute");
+        let first =
+            plan(http, &Live::default(), Some(&route(vec![claim("ResolvedRefs", false, "RefNotPermitted")])), BEFORE);
+        let live = applied(first.expect("something to write"));
+        let since = |wanted: &ObjectStatus| {
+            let status = plan(http, &live, Some(wanted), NOW).expect("something to write");
+            status["parents"][0]["conditions"][0][TIME].as_str().map(str::to_owned)
+        };
+        assert_eq!(since(&route(vec![claim("ResolvedRefs", false, "BackendNotFound")])).as_deref(), Some(BEFORE));
+        assert_eq!(since(&route(vec![claim("ResolvedRefs", true, "ResolvedRefs")])).as_deref(), Some(NOW));
+        let mut newer = route(vec![claim("ResolvedRefs", false, "RefNotPermitted")]);
+        newer.generation = 4;
+        assert_eq!(since(&newer).as_deref(), Some(BEFORE), "another generation is another status");
+    }
+
+    fn gateway(listeners: &[&str], attached_sets: u32) -> ObjectStatus {
+        let listener = |name: &&str| ListenerStatus {
+            name: (*name).into(),
+            kinds: vec![RouteKind::Http],
+            attached: 2,
+            conditions: vec![claim("Accepted", true, "Accepted")],
+        };
+        let status = Status::Gateway {
+            conditions: vec![claim("Accepted", true, "Accepted"), claim("Programmed", true, "Programmed")],
+            addresses: vec![GatewayAddress::Ip([192, 0, 2, 1].into()), GatewayAddress::Host("edge.test".into())],
+            listeners: listeners.iter().map(listener).collect(),
+            attached_sets,
+            infrastructure: Default::default(),
+        };
+        ObjectStatus { generation: 1, status }
+    }
+
+    #[test]
+    fn a_gateway_says_what_the_api_asks_for_and_is_written_once() {
+        let kind = kind("Gateway");
+        let status = plan(kind, &Live::default(), Some(&gateway(&["http"], 1)), NOW).expect("something to write");
+        assert_eq!(
+            status["addresses"],
+            json!([{"type": "IPAddress", "value": "192.0.2.1"}, {"type": "Hostname", "value": "edge.test"}])
+        );
+        assert_eq!(status["attachedListenerSets"], 1);
+        let listener = &status["listeners"][0];
+        assert_eq!(listener["supportedKinds"], json!([{"group": GROUP, "kind": "HTTPRoute"}]));
+        assert_eq!((&listener["attachedRoutes"], &listener["conditions"][0]["status"]), (&json!(2), &json!("True")));
+        assert_eq!(plan(kind, &applied(status), Some(&gateway(&["http"], 1)), "2030-01-01T00:00:00Z"), None);
+    }
+
+    #[test]
+    fn what_weir_does_not_say_any_more_is_a_difference_and_what_others_say_is_none() {
+        let kind = kind("Gateway");
+        let status = plan(kind, &Live::default(), Some(&gateway(&["http", "https"], 1)), NOW).expect("something");
+        let mut live = applied(status);
+        let wanted = gateway(&["http", "https"], 1);
+        live.status["conditions"].as_array_mut().expect("a list").push(json!({"type": "Theirs", "status": "True"}));
+        assert_eq!(plan(kind, &live, Some(&wanted), NOW), None, "a condition of somebody else");
+        assert!(plan(kind, &live, Some(&gateway(&["http"], 1)), NOW).is_some(), "a listener is gone");
+        assert!(plan(kind, &live, Some(&gateway(&["http", "https"], 0)), NOW).is_some(), "no set is attached any more");
+        live.status["listeners"][1]["attachedRoutes"] = json!(0);
+        assert!(plan(kind, &live, Some(&wanted), NOW).is_some(), "somebody has written over it");
+        assert_eq!(plan(kind, &live, None, NOW), Some(json!({})), "not ours any more");
+        assert_eq!(plan(kind, &Live::default(), None, NOW), None);
+    }
+
+    #[test]
+    fn long_messages_end_on_a_letter() {
+        let long = "ä".repeat(MESSAGE);
+        assert_eq!(shortened(&long).len(), MESSAGE);
+        assert_eq!(shortened(&format!("a{long}")).len(), MESSAGE - 1);
+    }
 }

@@ -10,12 +10,12 @@ use std::sync::Arc;
 use gateway_api::apis::experimental::httproutes::HttpRoute as HTTPRoute;
 use gateway_api::apis::standard::backendtlspolicies::BackendTlsPolicy as BackendTLSPolicy;
 use gateway_api::apis::standard::gatewayclasses::GatewayClass;
-use gateway_api::apis::standard::gateways::Gateway;
+use gateway_api::apis::standard::gateways::{Gateway, GatewayStatus};
 use gateway_api::apis::standard::grpcroutes::GrpcRoute as GRPCRoute;
 use gateway_api::apis::standard::listenersets::ListenerSet;
 use gateway_api::apis::standard::referencegrants::ReferenceGrant;
 use gateway_api::apis::standard::tlsroutes::TlsRoute as TLSRoute;
-use k8s_openapi::api::core::v1::{ConfigMap, Namespace, ObjectReference, Secret, Service, ServiceSpec};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, ObjectReference, Secret, Service, ServiceSpec, ServiceStatus};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -78,7 +78,10 @@ impl Watched for Service {
 
     fn strip(mut self) -> Seen {
         metadata(&mut self.metadata);
-        self.status = None;
+        // Where a load balancer is found that leads to Weir.
+        let balancer = self.status.take().and_then(|status| status.load_balancer);
+        let balancer = balancer.filter(|balancer| balancer.ingress.as_ref().is_some_and(|points| !points.is_empty()));
+        self.status = balancer.map(|it| ServiceStatus { load_balancer: Some(it), ..ServiceStatus::default() });
         if let Some(spec) = &mut self.spec {
             *spec = ServiceSpec {
                 type_: spec.type_.take(),
@@ -230,7 +233,7 @@ resources! {
 /// Kinds whose definition may be of another version than the one that Weir knows: one object that cannot be read must not
 /// hide the others.
 macro_rules! guarded {
-    ($($kind:ident { $($status:ident)? })*) => {
+    ($($kind:ident { $($status:ident $(= $kept:expr)?)? })*) => {
         $(impl Watched for DeserializeGuard<$kind> {
             const KIND: &'static str = stringify!($kind);
 
@@ -238,7 +241,7 @@ macro_rules! guarded {
                 match self.0 {
                     Ok(mut object) => {
                         metadata(&mut object.metadata);
-                        $(object.$status = None;)?
+                        $(object.$status = guarded!(@kept object.$status $(, $kept)?);)?
                         Seen::Used(Object::$kind(Arc::new(object)))
                     }
                     Err(invalid) => Seen::Bad(Self::reference(&invalid.metadata), invalid.error),
@@ -246,11 +249,19 @@ macro_rules! guarded {
             }
         })*
     };
+    (@kept $status:expr) => { None };
+    (@kept $status:expr, $kept:expr) => { $status.take().and_then($kept) };
+}
+
+/// A Gateway's addresses are what it keeps.
+fn addresses(status: GatewayStatus) -> Option<GatewayStatus> {
+    let addresses = status.addresses.filter(|addresses| !addresses.is_empty())?;
+    Some(GatewayStatus { addresses: Some(addresses), ..GatewayStatus::default() })
 }
 
 guarded! {
     GatewayClass { status }
-    Gateway { status }
+    Gateway { status = addresses }
     HTTPRoute { status }
     GRPCRoute { status }
     TLSRoute { status }

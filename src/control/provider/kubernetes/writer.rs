@@ -5,8 +5,8 @@
 
 use std::collections::BTreeMap;
 use std::collections::HashSet;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use k8s_openapi::jiff::{Timestamp, Unit};
@@ -192,7 +192,8 @@ impl Desk {
         loop {
             let begun = async {
                 // Both or nothing: an error means that the other side is gone.
-                sources.statuses.wait_for(Option::is_some).await.is_ok() && leading.wait_for(|leads| *leads).await.is_ok()
+                sources.statuses.wait_for(Option::is_some).await.is_ok()
+                    && leading.wait_for(|leads| *leads).await.is_ok()
             };
             let begun = tokio::select! {
                 begun = begun => begun,

@@ -25,10 +25,10 @@ use crate::control::provider::directory::Directory;
 #[cfg(feature = "kubernetes")]
 use crate::control::provider::kubernetes::{self, Kubernetes, KubernetesError, Scope};
 use crate::control::provider::{Age, feed};
-use crate::control::translate::{Change, Options as TranslateOptions, Translator};
+use crate::control::translate::{AddressRange, Change, Options as TranslateOptions, Translator};
 use crate::control::{Control, Cycle, Report};
 use crate::drain::{Drain, Phase};
-use crate::model::{Bind, ObjectName, Protocol};
+use crate::model::{Bind, GatewayAddress, ObjectName, Protocol};
 use crate::proxy::backend::health::Checker;
 use crate::proxy::fault::Fault;
 use crate::proxy::listener::{BindError, Spec};
@@ -161,7 +161,7 @@ pub fn run(settings: Settings, origins: &Origins, source: Source, announce: impl
     let driver = Driver::new(workers, Box::new(RegistryTally::new(registry.clone())));
     let board = driver.handle().board().clone();
     let cutovers = driver.handle().clone();
-    let cycle = Cycle::new(Translator::new(TranslateOptions::default()), live, published.clone(), report.clone());
+    let cycle = Cycle::new(Translator::new(translate_options(&settings)), live, published.clone(), report.clone());
     let checked = backends.clone();
     spawn("weir-control", move || {
         let control = Control::new(cycle, cutovers);
@@ -448,6 +448,27 @@ fn specs(settings: &Settings) -> Vec<Spec> {
         }
     };
     settings.listeners.iter().map(spec).collect()
+}
+
+/// What translation needs of the settings.
+fn translate_options(settings: &Settings) -> TranslateOptions {
+    let addresses = settings.gateways.addresses.iter();
+    let addresses = addresses.map(|(first, last)| AddressRange { first: *first, last: *last }).collect();
+    let place = |text: &String| match text.parse() {
+        Ok(ip) => GatewayAddress::Ip(ip),
+        Err(_) => GatewayAddress::Host(text.as_str().into()),
+    };
+    let mut published: Vec<_> = settings.status.addresses.iter().map(place).collect();
+    let service = settings.status.service.as_deref().filter(|_| published.is_empty());
+    let published_service =
+        service.and_then(|text| text.split_once('/')).map(|(space, name)| ObjectName::new(space, name));
+    if published.is_empty() && published_service.is_none() {
+        let own = settings.listeners.iter().map(|listener| listener.address.ip());
+        published.extend(own.filter(|ip| !ip.is_unspecified()).map(GatewayAddress::Ip));
+        published.sort_unstable();
+        published.dedup();
+    }
+    TranslateOptions { addresses, published, published_service, ..TranslateOptions::default() }
 }
 
 fn options(settings: &Settings) -> Options {

@@ -78,8 +78,9 @@ impl Watched for Service {
 
     fn strip(mut self) -> Seen {
         metadata(&mut self.metadata);
-        // Where a load balancer is found that leads to Weir.
-        let balancer = self.status.take().and_then(|status| status.load_balancer);
+        // Where a load balancer is found: it may lead to Weir.
+        let leads = self.spec.as_ref().is_some_and(|spec| spec.type_.as_deref() == Some("LoadBalancer"));
+        let balancer = self.status.take().and_then(|status| status.load_balancer).filter(|_| leads);
         let balancer = balancer.filter(|balancer| balancer.ingress.as_ref().is_some_and(|points| !points.is_empty()));
         self.status = balancer.map(|it| ServiceStatus { load_balancer: Some(it), ..ServiceStatus::default() });
         if let Some(spec) = &mut self.spec {

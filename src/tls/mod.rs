@@ -4,17 +4,17 @@
 //! suites; no early data.
 
 mod clients;
+mod upstream;
 
 use std::sync::Arc;
 
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::ServerConfig;
 use rustls::crypto::CryptoProvider;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::{NoServerSessionStorage, ResolvesServerCert};
-use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme};
 
-use crate::model::{ClientCertificates, UpstreamTls};
+use crate::model::ClientCertificates;
+
+pub use upstream::{client_config, http1_only, is_for};
 
 /// Why a configuration cannot be made.
 #[derive(Debug, thiserror::Error)]
@@ -25,6 +25,9 @@ pub enum TlsError {
     /// The trusted roots cannot be read.
     #[error("trusted roots: {0}; PEM certificates are expected")]
     Roots(String),
+    /// The certificate that endpoints are shown cannot be read.
+    #[error("client certificate: {0}")]
+    Client(&'static str),
 }
 
 /// The one provider of cryptography.
@@ -84,79 +87,4 @@ pub fn server_config(
     config.ignore_client_order = true;
     config.max_early_data_size = 0;
     Ok(Arc::new(config))
-}
-
-/// For endpoints of one backend.
-///
-/// # Errors
-/// [`TlsError`]: the roots cannot be used; nothing is sent to such a backend.
-pub fn client_config(desired: &UpstreamTls) -> Result<Arc<ClientConfig>, TlsError> {
-    let builder = ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions()?;
-    let mut config = match &desired.ca_pem {
-        Some(pem) => {
-            let mut roots = RootCertStore::empty();
-            for certificate in CertificateDer::pem_slice_iter(pem) {
-                roots.add(certificate.map_err(|error| TlsError::Roots(error.to_string()))?)?;
-            }
-            if roots.is_empty() {
-                return Err(TlsError::Roots("no certificate in it".into()));
-            }
-            builder.with_root_certificates(roots).with_no_client_auth()
-        }
-        None => {
-            builder.dangerous().with_custom_certificate_verifier(Arc::new(Unverified(provider()))).with_no_client_auth()
-        }
-    };
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok(Arc::new(config))
-}
-
-/// Takes any certificate: the same trust in the network as clear text has, but for listeners. Used only where a backend
-/// asks for TLS without naming roots, of which its owner is told.
-#[derive(Debug)]
-struct Unverified(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for Unverified {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls12_signature(
-            message,
-            certificate,
-            signature,
-            &self.0.signature_verification_algorithms,
-        )
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls13_signature(
-            message,
-            certificate,
-            signature,
-            &self.0.signature_verification_algorithms,
-        )
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tonic::{Code, Request};
 
-use crate::harness::backend::Backend;
+use crate::harness::backend::{Backend, Mode};
 use crate::harness::grpc::{Client, Say};
 use crate::harness::scene::{self, GRPC_HOST};
 use crate::harness::weir::Weir;
@@ -87,6 +87,20 @@ async fn a_message_is_not_held_back_until_the_next_one() {
 async fn a_call_that_no_endpoint_can_take_is_unavailable() {
     let _turn = turn::beside_others().await;
     let weir = Weir::start(&scene::mixed(&[], &[])).await;
+    let mut client = Client::connect(weir.http, GRPC_HOST).await.unwrap();
+    let status = client.unary(Request::new(Say::new("hello"))).await.unwrap_err();
+    assert_eq!(status.code(), Code::Unavailable, "{status:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_that_cannot_be_made_has_the_status_for_it() {
+    let _turn = turn::beside_others().await;
+    let backend = Backend::start("blue").await;
+    let weir = Weir::start(&scene::mixed(std::slice::from_ref(&backend), &[])).await;
+    let mut stranger = Client::connect(weir.http, "nobody.example").await.unwrap();
+    let status = stranger.unary(Request::new(Say::new("hello"))).await.unwrap_err();
+    assert_eq!(status.code(), Code::Unimplemented, "{status:?}");
+    backend.set(Mode::Resetting);
     let mut client = Client::connect(weir.http, GRPC_HOST).await.unwrap();
     let status = client.unary(Request::new(Say::new("hello"))).await.unwrap_err();
     assert_eq!(status.code(), Code::Unavailable, "{status:?}");

@@ -14,7 +14,9 @@
 
 mod harness;
 
+mod backend_tls;
 mod badinput;
+mod cors;
 mod cutover;
 mod draining;
 mod exhaustion;

@@ -1,7 +1,7 @@
 //! What provably never reached an application, or may be repeated, is tried elsewhere; nothing else ever is.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use http::Method;
@@ -163,4 +163,136 @@ async fn endpoints_killed_every_second_for_a_minute_fail_no_idempotent_request()
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
     load.stop().await.assert_clean("one endpoint killed every second for a minute", 20_000);
+}
+
+/// A backend that answers the requests that it gets with these, in turn and again from the start; what it gets is kept as
+/// `METHOD body`.
+async fn in_turn(
+    answers: &'static [&'static str],
+) -> (std::net::SocketAddr, Arc<Mutex<Vec<String>>>, Arc<AtomicUsize>) {
+    let (seen, connections) = (Arc::new(Mutex::new(Vec::new())), Arc::new(AtomicUsize::new(0)));
+    let (seeing, counting) = (seen.clone(), connections.clone());
+    let address = raw::backend(move |_, mut stream| {
+        let (seen, connections) = (seeing.clone(), counting.clone());
+        async move {
+            connections.fetch_add(1, Ordering::SeqCst);
+            while let Some(head) = raw::head(&mut stream).await {
+                let head = String::from_utf8(head).unwrap();
+                let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
+                let mut body = vec![0; length.map_or(0, |length| length.parse().unwrap())];
+                if tokio::io::AsyncReadExt::read_exact(&mut stream, &mut body).await.is_err() {
+                    return;
+                }
+                let answer = {
+                    let mut seen = seen.lock().unwrap();
+                    let method = head.split(' ').next().unwrap();
+                    seen.push(format!("{method} {}", String::from_utf8(body).unwrap()));
+                    answers[(seen.len() - 1) % answers.len()]
+                };
+                if stream.write_all(answer.as_bytes()).await.is_err() {
+                    return;
+                }
+            }
+        }
+    })
+    .await;
+    (address, seen, connections)
+}
+
+/// One worker before a backend, on a route with these retries.
+async fn asking(backend: std::net::SocketAddr, rule: &str) -> Weir {
+    let rules = format!("  - {rule}\n    backendRefs: [{{name: shop, port: 80}}]\n");
+    let manifests =
+        classes() + &service("shop", &[backend]) + &gateway("edge", "") + &http_route("shop", "edge", HOST, &rules);
+    Weir::builder().file("main.yaml", &manifests).arguments(&["--workers", "1"]).start().await
+}
+
+const BUSY: &str = "HTTP/1.1 503 Service Unavailable\r\nContent-Length: 4\r\n\r\nbusy";
+const LOST: &str = "HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n";
+const GOOD: &str = "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ngood";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_status_that_the_route_lists_is_tried_again_whatever_the_method() {
+    let _turn = turn::beside_others().await;
+    let (backend, seen, connections) = in_turn(&[BUSY, BUSY, GOOD]).await;
+    let weir = asking(backend, "retry: {codes: [500, 503], attempts: 2, backoff: 5ms}").await;
+    let mut connection = H1::connect(&Target::plain(weir.http)).await.unwrap();
+    for method in [Method::GET, Method::POST, Method::PATCH] {
+        let asked = request(method.clone(), HOST, "/").body(full("hello")).unwrap();
+        let answer = connection.ask(asked).await.unwrap();
+        assert_eq!((answer.status, answer.text().as_str()), (200, "good"), "{method}");
+        let seen = std::mem::take(&mut *seen.lock().unwrap());
+        assert_eq!(seen, vec![format!("{method} hello"); 3]);
+    }
+    assert_eq!(connections.load(Ordering::SeqCst), 1, "an answer that is given up leaves its connection in use");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_gets_the_last_answer_when_no_attempt_is_left() {
+    let _turn = turn::beside_others().await;
+    let (backend, seen, _) = in_turn(&[LOST, BUSY]).await;
+    let weir = asking(backend, "retry: {codes: [502, 503], attempts: 3}").await;
+    let answer = weir.get(HOST, "/").await;
+    assert_eq!((answer.status, answer.text().as_str()), (503, "busy"));
+    assert_eq!(seen.lock().unwrap().len(), 4, "three more than one");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_status_that_is_not_listed_and_a_pause_that_is_too_long_are_not_waited_for() {
+    let _turn = turn::beside_others().await;
+    let (backend, seen, _) = in_turn(&[LOST]).await;
+    let weir = asking(backend, "retry: {codes: [500], attempts: 3}").await;
+    assert_eq!(weir.get(HOST, "/").await.status, 502);
+    assert_eq!(seen.lock().unwrap().len(), 1);
+    // The next attempt would begin after the request's deadline: there is nothing to wait for.
+    let (backend, seen, _) = in_turn(&[LOST]).await;
+    let rule = "retry: {codes: [502], attempts: 3, backoff: 60s}\n    timeouts: {request: 30s}";
+    let weir = asking(backend, rule).await;
+    assert_eq!(weir.get(HOST, "/").await.status, 502);
+    assert_eq!(seen.lock().unwrap().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_listed_status_is_tried_again_over_http_2_too() {
+    let _turn = turn::beside_others().await;
+    let backend = Backend::start("blue").await;
+    let rules = "  - retry: {codes: [503], attempts: 3}\n    backendRefs: [{name: shop, port: 80}]\n";
+    let manifests = classes()
+        + &service_with("shop", &[backend.address()], &[], "kubernetes.io/h2c")
+        + &gateway("edge", "")
+        + &http_route("shop", "edge", HOST, rules);
+    let weir = Weir::start(&manifests).await;
+    for (path, status, attempts) in [("/status/503", 503, 4), ("/status/500", 500, 1)] {
+        let asked = request(Method::POST, HOST, path).body(full(vec![b'x'; 20_000])).unwrap();
+        let answer = crate::harness::client::ask(&Target::plain(weir.http), asked).await.unwrap();
+        assert_eq!((answer.status, backend.requests_for(path)), (status, attempts), "{path}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn endpoints_that_reset_or_are_silent_are_asked_as_often_as_the_route_says() {
+    let _turn = turn::beside_others().await;
+    for silent in [false, true] {
+        let heads = Arc::new(AtomicUsize::new(0));
+        let counted = heads.clone();
+        let backend = raw::backend(move |_, mut stream| {
+            let counted = counted.clone();
+            async move {
+                if raw::head(&mut stream).await.is_none() {
+                    return;
+                }
+                if counted.fetch_add(1, Ordering::SeqCst) == 3 {
+                    let _ = stream.write_all(GOOD.as_bytes()).await;
+                } else if !silent {
+                    return raw::reset(stream);
+                }
+                // Until the other side has had enough.
+                let _ = raw::head(&mut stream).await;
+            }
+        })
+        .await;
+        let weir = asking(backend, "retry: {attempts: 3}\n    timeouts: {backendRequest: 300ms}").await;
+        let answer = weir.get(HOST, "/").await;
+        assert_eq!((answer.status, heads.load(Ordering::SeqCst)), (200, 4), "silent: {silent}");
+    }
 }

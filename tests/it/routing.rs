@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use http::Method;
 
 use crate::harness::backend::Backend;
-use crate::harness::client::{H1, Target, empty, request};
+use crate::harness::client::{H1, Target, empty, full, request};
 use crate::harness::manifests::{
     Conditions, apex, classes, gateway, http_route, ingress, ingress_with, plain_service, service, service_with, slices,
 };
@@ -205,6 +205,44 @@ async fn filters_redirect_rewrite_and_change_headers() {
     );
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn filters_of_a_backend_redirect_and_rewrite_as_those_of_a_rule() {
+    let _turn = turn::beside_others().await;
+    let backends = backends(&["blue"]).await;
+    let mut rules = String::from(
+        "  - matches: [{path: {value: /prefix}}]
+    backendRefs:
+    - {name: blue, port: 80, filters: [{type: URLRewrite, urlRewrite: {hostname: inner.example, path: {type: \
+         ReplacePrefixMatch, replacePrefixMatch: /head}}}]}
+  - matches: [{path: {value: /full}}]
+    backendRefs:
+    - {name: blue, port: 80, filters: [{type: URLRewrite, urlRewrite: {path: {type: ReplaceFullPath, replaceFullPath: \
+         /head/full}}}]}
+",
+    );
+    for status in [301, 302, 303, 307, 308] {
+        rules += &format!(
+            "  - matches: [{{path: {{value: /to-{status}}}}}]
+    backendRefs:
+    - {{name: blue, port: 80, filters: [{{type: RequestRedirect, requestRedirect: {{hostname: new.example, statusCode: \
+             {status}, path: {{type: ReplacePrefixMatch, replacePrefixMatch: /new}}}}}}]}}\n"
+        );
+    }
+    let manifests = classes() + &services(&backends) + &gateway("edge", "") + &http_route("r", "edge", HOST, &rules);
+    let weir = Weir::start(&manifests).await;
+    let head = weir.get(HOST, "/prefix/page?q=1").await.json();
+    assert!(head["target"].as_str().unwrap().ends_with("/head/page?q=1"), "{head}");
+    assert_eq!(header_of(&head, "host"), ["inner.example"]);
+    let head = weir.get(HOST, "/full/anything?q=1").await.json();
+    assert!(head["target"].as_str().unwrap().ends_with("/head/full?q=1"), "{head}");
+    for status in [301, 302, 303, 307, 308] {
+        let answer = weir.get(HOST, &format!("/to-{status}/page?q=1")).await;
+        let location = answer.header("location").to_owned();
+        assert_eq!(answer.status, status);
+        assert!(location.starts_with("http://new.example") && location.ends_with("/new/page?q=1"), "{location}");
+    }
+}
+
 /// Values of a header in the JSON of `/head`.
 pub fn header_of(head: &serde_json::Value, name: &str) -> Vec<String> {
     let headers = head["headers"].as_array().unwrap();
@@ -224,6 +262,36 @@ async fn a_mirror_gets_a_copy_and_its_answer_is_forgotten() {
     }
     until("the copies arrive", async || backends[1].requests_for("/copied") == 50).await;
     assert_eq!(backends[0].requests_for("/copied"), 50);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn several_mirrors_get_their_shares_with_the_body_and_the_changed_head() {
+    let _turn = turn::beside_others().await;
+    let backends = backends(&["blue", "all", "half", "none", "own"]).await;
+    let mirror = |name: &str, share: &str| {
+        format!("{{type: RequestMirror, requestMirror: {{backendRef: {{name: {name}, port: 80}}{share}}}}}")
+    };
+    let rules = format!(
+        "  - filters:\n    - {{type: URLRewrite, urlRewrite: {{path: {{type: ReplaceFullPath, replaceFullPath: /echo}}}}}}\n    \
+         - {}\n    - {}\n    - {}\n    backendRefs:\n    - {{name: blue, port: 80, filters: [{}]}}\n",
+        mirror("all", ", percent: 100"),
+        mirror("half", ", fraction: {numerator: 1, denominator: 2}"),
+        mirror("none", ", percent: 0"),
+        mirror("own", ""),
+    );
+    let manifests = classes() + &services(&backends) + &gateway("edge", "") + &http_route("r", "edge", HOST, &rules);
+    let weir = Weir::start(&manifests).await;
+    let mut connection = H1::connect(&Target::plain(weir.http)).await.unwrap();
+    for number in 0..400 {
+        let asked = request(Method::POST, HOST, "/in").body(full(format!("body {number}"))).unwrap();
+        assert_eq!(connection.ask(asked).await.unwrap().text(), format!("body {number}"));
+    }
+    let copies = || backends.iter().map(|backend| backend.requests_for("/echo")).collect::<Vec<_>>();
+    until("the copies arrive", async || copies()[1] == 400 && copies()[4] == 400).await;
+    let copies = copies();
+    assert_eq!((copies[0], copies[3]), (400, 0));
+    // Five standard deviations of a fair coin.
+    assert!((150..=250).contains(&copies[2]), "{copies:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
 
-use crate::model::{ColorSwitch, EndpointSource, ObjectName};
+use crate::model::{BackendKey, ColorSwitch, EndpointSource, ObjectName};
 use crate::proxy::backend::{Backend, Color, ColorId, DrainOrder, Endpoint, EndpointSet, Offer};
 
 use super::gate::{ColorView, Observation};
@@ -215,7 +215,7 @@ struct Service {
     probing: Option<Probing>,
     prewarming: Option<Arc<str>>,
     notes: VecDeque<StampedNote>,
-    members: BTreeMap<(u16, ColorId), Members>,
+    members: BTreeMap<(BackendKey, ColorId), Members>,
     seen: Observation,
     /// Something happened since the state was published.
     stale: bool,
@@ -280,6 +280,7 @@ impl Service {
         let mut effective = None;
         let mut counted = Vec::new();
         let mut cold = false;
+        let mut tallied = Vec::new();
         for backend in &self.backends {
             effective = effective.or_else(|| backend.effective().map(|color| Arc::clone(&color.name)));
             let ready: Vec<usize> =
@@ -299,7 +300,7 @@ impl Service {
                 {
                     view.missing = Some(Arc::clone(why));
                 }
-                let members = self.members.entry((backend.key.port, color.id)).or_default();
+                let members = self.members.entry((backend.key.clone(), color.id)).or_default();
                 view.in_flight += members.in_flight(color);
                 view.total = view.total.max(color.endpoints.load().members.len());
                 view.streams += color.streams.open();
@@ -309,13 +310,18 @@ impl Service {
                 view.ended.forced += ended.forced;
                 view.dropped += color.streams.dropped();
                 view.last_response = view.last_response.max(color.streams.last_response());
-                view.requests += tally.finished(color);
+                // One port that is reached in two ways is counted in one series.
+                let series = color.series.slot();
+                if !tallied.contains(&series) {
+                    tallied.push(series);
+                    view.requests += tally.finished(color);
+                }
                 cold |= self.prewarming.as_ref() == Some(&color.name) && !color.prewarm.is_done(workers);
             }
         }
-        self.members.retain(|(port, id), _| {
+        self.members.retain(|(key, id), _| {
             let lists = |backend: &Arc<Backend>| backend.colors.iter().any(|color| color.id == *id);
-            self.backends.iter().any(|backend| backend.key.port == *port && lists(backend))
+            self.backends.iter().any(|backend| backend.key == *key && lists(backend))
         });
         if let Some(view) = self.prewarming.as_ref().and_then(|color| colors.get_mut(color)) {
             view.prewarmed = !cold;

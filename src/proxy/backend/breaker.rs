@@ -17,6 +17,33 @@ pub struct Load {
     pub pending: AtomicU32,
     /// What may be tried again.
     pub retries: RetryBudget,
+    /// What may be tried again for routes whose owners ask for it.
+    pub asked: AskedRetries,
+}
+
+/// The budget of routes with retries of their own: as many retries as requests, and ten in a second in any case. Their
+/// owners know their backends better than a default does, so more is allowed; but a backend that fails everything still
+/// sees its load doubled at most, whatever number of attempts they wrote. It is apart from the other budget, so that what
+/// a route spends is not missing where a connection was lost.
+#[derive(Debug)]
+pub struct AskedRetries(RetryBudget);
+
+impl Default for AskedRetries {
+    fn default() -> Self {
+        Self(RetryBudget::with_floor(10 * RetryBudget::RETRY))
+    }
+}
+
+impl AskedRetries {
+    /// Notes a request of such a route (not its retries).
+    pub fn deposit(&self) {
+        self.0.deposit(100);
+    }
+
+    /// As [`RetryBudget::withdraw`].
+    pub fn withdraw(&self, now: u64) -> bool {
+        self.0.withdraw(now)
+    }
 }
 
 impl Load {
@@ -76,11 +103,13 @@ pub struct RetryBudget {
     balance: AtomicI64,
     /// When fading and the floor were last accounted for; nanoseconds.
     settled: AtomicU64,
+    /// Thousandths of a retry that each second gives.
+    floor: i64,
 }
 
 impl Default for RetryBudget {
     fn default() -> Self {
-        Self { balance: AtomicI64::new(Self::FLOOR * Self::FADE_SECONDS), settled: AtomicU64::new(0) }
+        Self::with_floor(Self::FLOOR)
     }
 }
 
@@ -89,6 +118,10 @@ impl RetryBudget {
     /// Of each second.
     const FLOOR: i64 = 3 * Self::RETRY;
     const FADE_SECONDS: i64 = 10;
+
+    fn with_floor(floor: i64) -> Self {
+        Self { balance: AtomicI64::new(floor * Self::FADE_SECONDS), settled: AtomicU64::new(0), floor }
+    }
 
     /// Notes a request (not its retries), of which `percent` may be tried again; 20 by default.
     pub fn deposit(&self, percent: u32) {
@@ -120,7 +153,7 @@ impl RetryBudget {
             return;
         }
         let keep = (-(age as f64) / (Self::FADE_SECONDS as f64 * 1e9)).exp();
-        let floor = (Self::FLOOR * Self::FADE_SECONDS) as f64;
+        let floor = (self.floor * Self::FADE_SECONDS) as f64;
         let balance = self.balance.load(Ordering::Relaxed);
         let faded = (balance as f64 * keep + floor * (1.0 - keep)) as i64;
         self.balance.fetch_add(faded - balance, Ordering::Relaxed);
@@ -216,5 +249,32 @@ mod tests {
             retries += 1;
         }
         assert!(retries <= 31, "{retries}");
+    }
+
+    #[test]
+    fn routes_that_ask_for_retries_double_the_load_of_a_failing_backend_at_most() {
+        let budget = AskedRetries::default();
+        let mut now = 1_000_000_000;
+        let (mut requests, mut retries) = (0, 0);
+        // A minute of a thousand requests a second that all fail and would be tried three times more.
+        for _ in 0..60_000 {
+            now += 1_000_000;
+            budget.deposit();
+            requests += 1;
+            retries += (0..3).filter(|_| budget.withdraw(now)).count();
+        }
+        assert!(retries > requests * 9 / 10, "{retries}");
+        assert!(retries < requests * 11 / 10, "{retries}");
+        // A few requests at once have all that was asked for.
+        let quiet = AskedRetries::default();
+        assert_eq!(
+            (0..33)
+                .filter(|_| {
+                    quiet.deposit();
+                    (0..3).all(|_| quiet.withdraw(now))
+                })
+                .count(),
+            33
+        );
     }
 }

@@ -16,6 +16,8 @@ pub mod streams;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
+use rustls::pki_types::CertificateDer;
+
 use arc_swap::{ArcSwap, ArcSwapOption};
 
 use crate::model::{self, BackendKey, Balance, ObjectName, OutlierPolicy, Preview};
@@ -42,6 +44,11 @@ pub struct Backend {
     pub load: Arc<Load>,
     /// How TLS is spoken to its endpoints; `None` when it is not, or when the desired roots cannot be used.
     pub tls: Option<Arc<rustls::ClientConfig>>,
+    /// The same, for requests that only HTTP/1.1 can carry.
+    pub tls_http1: Option<Arc<rustls::ClientConfig>>,
+    /// Endpoints are verified by the host of the request: a connection that was opened for one host carries requests for
+    /// another only if its certificate is for that one, too.
+    pub verified_by_host: bool,
 }
 
 /// The endpoints of one color of one port.
@@ -141,11 +148,22 @@ impl Color {
 impl Backend {
     /// Ties live things to what is desired. `colors` stand in the order of `desired.colors`.
     pub fn new(desired: Arc<model::Backend>, colors: Box<[Arc<Color>]>, switch: Arc<Switch>, load: Arc<Load>) -> Self {
-        let tls = match &desired.protocol {
-            model::UpstreamProtocol::Tls(tls) => crate::tls::client_config(tls).ok(),
-            _ => None,
-        };
-        Self { key: desired.key.clone(), desired, colors, switch, load, tls }
+        let (mut tls, mut verified_by_host) = (None, false);
+        if let model::UpstreamProtocol::Tls(wanted) = &desired.protocol {
+            tls = crate::tls::client_config(wanted)
+                .inspect_err(|error| tracing::warn!(backend = %desired.key, %error, "nothing is sent to this backend"))
+                .ok();
+            verified_by_host = (wanted.ca_pem.is_some() || wanted.system_roots)
+                && wanted.server_name.is_none()
+                && wanted.subject_alt_names.is_empty();
+        }
+        let tls_http1 = tls.as_deref().map(crate::tls::http1_only);
+        Self { key: desired.key.clone(), desired, colors, switch, load, tls, tls_http1, verified_by_host }
+    }
+
+    /// Whether a connection with this certificate may carry a request for this host.
+    pub fn may_carry(&self, certificate: Option<&CertificateDer<'_>>, host: &str) -> bool {
+        !self.verified_by_host || certificate.is_some_and(|certificate| crate::tls::is_for(certificate, host))
     }
 
     /// The color that serves a request without a preview.

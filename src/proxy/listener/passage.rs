@@ -154,7 +154,7 @@ impl Passage {
             target.color.record(&attempt.endpoint, false, now - attempt.started, policy, now);
         }
         let failed = retry::Failed {
-            fault,
+            how: retry::How::Fault(fault),
             idempotent: false,
             sent: false,
             replayable: true,
@@ -162,6 +162,11 @@ impl Passage {
             most: self.context.options.attempts,
         };
         retry::may_retry(failed, || target.backend.load.retries.withdraw(now))
+    }
+
+    /// The process clock, nanoseconds.
+    pub fn now(&self) -> u64 {
+        self.context.now()
     }
 
     /// From now on it is one of its color's long-lived streams.

@@ -74,9 +74,8 @@ impl Attempt {
 
     /// It failed; a client's fault says nothing about the endpoint.
     pub(super) fn fail(&mut self, fault: Fault) {
-        // Without a server name of its own, an endpoint is verified by the name in the request: by the client's choice.
-        let by_client = fault == Fault::UpstreamTls
-            && matches!(&self.backend.desired.protocol, UpstreamProtocol::Tls(tls) if tls.server_name.is_none());
+        // An endpoint that is verified by the name in the request is so by the client's choice.
+        let by_client = fault == Fault::UpstreamTls && self.backend.verified_by_host;
         if fault.blame() == Blame::Backend && !by_client {
             self.well = Some(false);
         }
@@ -127,6 +126,15 @@ pub(super) struct Try<'a> {
     pub upgrade: Option<&'a [u8]>,
     /// When its response head must be there; nanoseconds of the process clock.
     pub head_deadline: u64,
+    /// Statuses that may lead to another attempt: the body of the request is then kept with the response.
+    pub listed: &'a [u16],
+}
+
+impl Try<'_> {
+    /// Whether an HTTP/2 connection would not do where there is a choice: what is tunnelled is asked for in HTTP/1.1.
+    fn needs_http1(&self) -> bool {
+        self.upgrade.is_some() && self.backend.tls.is_some()
+    }
 }
 
 /// Sends the request to an endpoint and waits for the response head, which is then in `exchange`.
@@ -143,11 +151,18 @@ pub(super) async fn send(
         attempt.fail(fault);
         Failed { fault, sent: false, body: Some(body) }
     };
+    let backend = with.backend;
+    let pooled = |exchange: &Exchange| {
+        let io = context.pools.borrow_mut().take(slot, context.now(), exchange.request.is_idempotent())?;
+        backend.may_carry(io.endpoint_certificate(), exchange.request.host()).then_some(io)
+    };
     // What is rare, or waits long, is boxed: the future that every request makes stays small.
-    let io = if let Some(sender) = upstream_h2::open_connection(context, slot) {
+    let io = if !with.needs_http1()
+        && let Some(sender) = upstream_h2::open_connection(context, backend, slot, exchange.request.host())
+    {
         return Box::pin(upstream_h2::send(with, exchange, attempt, sender, body)).await;
-    } else if with.backend.desired.protocol != UpstreamProtocol::H2c
-        && let Some(io) = context.pools.borrow_mut().take(slot, context.now(), exchange.request.is_idempotent())
+    } else if backend.desired.protocol != UpstreamProtocol::H2c
+        && let Some(io) = pooled(exchange)
     {
         io
     } else {
@@ -171,7 +186,7 @@ async fn connect_within(with: &Try<'_>, exchange: &Exchange, attempt: &Attempt) 
     let connected = connect(
         &attempt.endpoint,
         &with.backend.desired.protocol,
-        with.backend.tls.as_ref(),
+        if with.needs_http1() { with.backend.tls_http1.as_ref() } else { with.backend.tls.as_ref() },
         exchange.request.host(),
         within,
     )
@@ -247,7 +262,9 @@ async fn over_h1(
                 return Ok(ResponseBody::Tunnel(Box::new(Upgraded { io, early, attempt })));
             }
             let mut body = ResponseBody::H1(UpstreamBody::new(upstream, attempt));
-            body.close();
+            if !with.listed.contains(&response.status) {
+                body.close();
+            }
             Ok(body)
         }
         Err(fault) => {

@@ -1,5 +1,6 @@
 //! Bodies: what a client sends and what it gets, whatever protocol either side speaks.
 
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context as Task, Poll, ready};
@@ -35,6 +36,8 @@ pub struct RequestBody {
     record: Option<Vec<u8>>,
     replay: usize,
     taken: bool,
+    /// The trailers were handed out, and are gone with that.
+    trailed: bool,
     idle: Duration,
     timer: Option<Timer>,
     context: Rc<Context>,
@@ -177,6 +180,7 @@ impl RequestBody {
             record: None,
             replay: 0,
             taken: false,
+            trailed: false,
             idle: context.options.timeouts.body_idle,
             timer: None,
             context: context.clone(),
@@ -198,7 +202,12 @@ impl RequestBody {
     /// Prepares for another attempt. False: bytes are gone that would be needed.
     pub fn rewind(&mut self) -> bool {
         self.replay = 0;
-        self.is_empty() || !self.taken || self.record.is_some()
+        self.is_replayable()
+    }
+
+    /// Whether all of it can be sent once more.
+    pub fn is_replayable(&self) -> bool {
+        !self.trailed && (self.is_empty() || !self.taken || self.record.is_some())
     }
 
     /// Whether the client has nothing more to send, so that its connection may be watched for its end.
@@ -270,6 +279,7 @@ impl BodySource for RequestBody {
             Source::H2(body) => body.take_trailers()?,
             Source::Empty | Source::Bytes(_) => return None,
         };
+        self.trailed = true;
         hop::strip_request_trailers(&mut trailers, self.context.underscores());
         (!trailers.is_empty()).then_some(trailers)
     }
@@ -366,6 +376,43 @@ impl ResponseBody {
             ResponseBody::H1(body) => body.state.as_ref().map_or(body.uploaded, |(exchange, _)| exchange.uploaded()),
             ResponseBody::H2(body) => body.uploaded(),
             _ => 0,
+        }
+    }
+
+    /// Whether the request that this answers could be sent once more.
+    pub(super) fn is_replayable(&self) -> bool {
+        match self {
+            ResponseBody::H1(body) => body.state.as_ref().is_some_and(|(exchange, _)| exchange.body().is_replayable()),
+            ResponseBody::H2(body) => body.is_replayable(),
+            _ => false,
+        }
+    }
+
+    /// Gives up a response of which nothing was sent on, for the body of its request. A response that has arrived whole
+    /// leaves its connection in use; for the rest of a longer one nobody waits.
+    pub(super) async fn into_request(self) -> Option<RequestBody> {
+        match self {
+            ResponseBody::H1(body) => {
+                let (mut exchange, mut attempt) = body.state?;
+                poll_fn(|cx| {
+                    with_scratch(|scratch| {
+                        while !exchange.is_done()
+                            && let Poll::Ready(Ok(_)) = exchange.poll_read(cx, &mut scratch[..PIECE])
+                        {
+                        }
+                    });
+                    Poll::Ready(())
+                })
+                .await;
+                attempt.succeed();
+                let (request, io) = exchange.finish();
+                if let Some(io) = io {
+                    attempt.keep(io);
+                }
+                Some(request)
+            }
+            ResponseBody::H2(body) => body.take_request(),
+            _ => None,
         }
     }
 

@@ -170,7 +170,8 @@ impl Exchange {
             Some(Fault::ClientGone) => Class::ClientAbort,
             None if !self.complete => Class::ClientAbort,
             Some(fault) if fault.blame() == Blame::Client => Class::ClientError,
-            _ => match self.response.status {
+            // Not by the status that was sent: a failure is 200 for a gRPC client.
+            fault => match fault.map_or(self.response.status, Fault::status) {
                 100..=299 => Class::Success,
                 300..=399 => Class::Redirect,
                 400..=499 => Class::ClientError,
@@ -259,4 +260,30 @@ fn settle(context: &Context, exchange: &mut Exchange) {
     }
     drop(stats);
     handle::log(context, exchange, ended);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proxy::wire::timers::Timers;
+
+    #[test]
+    fn a_failure_is_counted_as_one_whatever_status_tells_the_client() {
+        let timers = Rc::<Timers>::default();
+        let mut exchange = Exchange::new(timers.timer());
+        exchange.complete = true;
+        for (fault, status, expected) in [
+            (None, 200, Class::Success),
+            (None, 503, Class::ServerError),
+            (Some(Fault::NoEndpoints), 503, Class::ServerError),
+            // As gRPC clients are told.
+            (Some(Fault::NoEndpoints), 200, Class::ServerError),
+            (Some(Fault::UpstreamTimeout), 200, Class::Timeout),
+            (Some(Fault::BodyTooLarge), 200, Class::ClientError),
+        ] {
+            exchange.fault = fault;
+            exchange.response.status = status;
+            assert_eq!(exchange.class(), expected, "{fault:?} {status}");
+        }
+    }
 }

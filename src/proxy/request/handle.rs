@@ -1,9 +1,12 @@
 //! The path of a request, in the order in which it happens. Reads the snapshot once, at the match; from there on
 //! everything hangs off the matched rule.
 
+use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::task::Poll;
+use std::time::Duration;
 
 use smallvec::SmallVec;
 
@@ -73,7 +76,7 @@ async fn respond(
     if let Some(body) = shape(context, &rule.filters, &arrival, exchange, &mut copies) {
         return Ok(body);
     }
-    let share = choose_share(context, &rule)?;
+    let share = rule.pick_share(&mut context.rng.borrow_mut()).ok_or(Fault::InvalidBackend)?;
     let chosen = &rule.shares[share];
     if let Some(policy) = &chosen.cors
         && let Some(body) = share_with_pages(policy, exchange)
@@ -171,23 +174,6 @@ fn prefix_of(exchange: &Exchange) -> Option<Box<str>> {
     exchange.request.path().get(..exchange.prefix).map(Into::into)
 }
 
-fn choose_share(context: &Context, rule: &CompiledRule) -> Result<usize, Fault> {
-    if rule.total_weight == 0 {
-        return Err(Fault::InvalidBackend);
-    }
-    if let [_] = &*rule.shares {
-        return Ok(0);
-    }
-    let mut point = context.rng.borrow_mut().u64(..rule.total_weight);
-    for (index, share) in rule.shares.iter().enumerate() {
-        match point.checked_sub(u64::from(share.weight)) {
-            Some(rest) => point = rest,
-            None => return Ok(index),
-        }
-    }
-    Err(Fault::InvalidBackend)
-}
-
 /// The effective color, unless the client may see another one and asks for it. Returns its position in the backend.
 fn choose_color(backend: &Backend, exchange: &mut Exchange) -> usize {
     if backend.colors.len() < 2 {
@@ -253,7 +239,11 @@ fn start(
     }
     let color = backend.colors.get(position).ok_or(Fault::NoEndpoints)?.clone();
     context.stats.borrow_mut().started(color.series.slot(), exchange.started);
-    backend.load.retries.deposit(context.options.retry_percent);
+    if exchange.rule.as_ref().is_some_and(|rule| rule.retry.is_some()) {
+        backend.load.asked.deposit();
+    } else {
+        backend.load.retries.deposit(context.options.retry_percent);
+    }
     exchange.target = Some(Target { backend: backend.clone(), color: color.clone(), share, position, permit });
     Ok(color)
 }
@@ -270,12 +260,17 @@ async fn attempt(
     let defaults = timeout::Deadlines { request: None, attempt: None };
     let grpc = exchange.request.headers.known(Name::GrpcTimeout);
     let limits = timeout::effective(&rule.timeouts, defaults, grpc);
-    let until = |from: u64, length: Option<std::time::Duration>| {
+    let until = |from: u64, length: Option<Duration>| {
         length.map_or(NEVER, |length| from.saturating_add(u64::try_from(length.as_nanos()).unwrap_or(u64::MAX)))
     };
     exchange.deadline = until(exchange.started, limits.request);
     let idempotent = exchange.request.is_idempotent();
-    if idempotent && body.length.is_some_and(|length| length <= REPLAY) {
+    let asked = rule.retry.as_deref();
+    let most = asked.and_then(|asked| asked.attempts).map_or(context.options.attempts, |more| more.saturating_add(1));
+    let listed = asked.map_or(&[][..], |asked| &asked.statuses);
+    if idempotent && body.length.is_some_and(|length| length <= REPLAY)
+        || !listed.is_empty() && body.length.is_none_or(|length| length <= REPLAY)
+    {
         body.record();
     }
     let hash = match &backend.desired.balance {
@@ -297,32 +292,92 @@ async fn attempt(
         // A deadline of the route stands in the place of the default.
         let head_deadline =
             if deadline == NEVER { until(now, Some(context.options.timeouts.response_head)) } else { deadline };
-        let with =
-            Try { context, down, backend, color, upgrade: (!upgrade.is_empty()).then_some(&upgrade), head_deadline };
-        let Failed { fault, sent, body: left } = match send(&with, exchange, endpoint.clone(), body).await {
-            Ok(response) => {
-                exchange.deadline = deadline;
-                return Ok(response);
-            }
-            Err(failed) => failed,
-        };
-        let Some(mut again) = left else { return Err(fault) };
-        let failed = retry::Failed {
-            fault,
+        let upgrade = (!upgrade.is_empty()).then_some(&*upgrade);
+        let with = Try { context, down, backend, color, upgrade, head_deadline, listed };
+        let mut failed = retry::Failed {
+            how: retry::How::Listed,
             idempotent,
-            sent,
-            replayable: again.rewind(),
+            sent: true,
+            replayable: false,
             attempts: exchange.attempts,
-            most: context.options.attempts,
+            most,
         };
-        let now = context.now();
-        if now >= exchange.deadline || !retry::may_retry(failed, || backend.load.retries.withdraw(now)) {
-            return Err(fault);
+        let (again, until) = match send(&with, exchange, endpoint.clone(), body).await {
+            Ok(mut response) => {
+                let mut again = None;
+                if listed.contains(&exchange.response.status) {
+                    failed.replayable = response.is_replayable();
+                    again = another(context, rule, exchange, backend, failed);
+                    if again.is_none() {
+                        response.close();
+                    }
+                }
+                let Some(until) = again else {
+                    exchange.deadline = deadline;
+                    return Ok(response);
+                };
+                (Box::pin(response.into_request()).await.ok_or(Fault::Internal)?, until)
+            }
+            Err(Failed { fault, sent, body: left }) => {
+                let Some(again) = left else { return Err(fault) };
+                failed.how = retry::How::Fault(fault);
+                failed.sent = sent;
+                failed.replayable = again.is_replayable();
+                (again, another(context, rule, exchange, backend, failed).ok_or(fault)?)
+            }
+        };
+        if until > context.now() {
+            Box::pin(wait(context, exchange, down, until)).await?;
         }
         exchange.response.clear();
+        exchange.content_length = None;
+        exchange.first_byte = None;
         tried.push(endpoint);
         body = again;
+        body.rewind();
     }
+}
+
+/// When another attempt may be made, if it may; nanoseconds of the process clock. None is begun that could not end within
+/// the request's deadline: what there is by then is answered at once.
+fn another(
+    context: &Context,
+    rule: &CompiledRule,
+    exchange: &Exchange,
+    backend: &Backend,
+    failed: retry::Failed,
+) -> Option<u64> {
+    let now = context.now();
+    let pause = match &rule.retry {
+        Some(asked) => retry::pause(asked.backoff, context.rng.borrow_mut().u64(..)),
+        None => Duration::ZERO,
+    };
+    let until = now.saturating_add(u64::try_from(pause.as_nanos()).unwrap_or(u64::MAX));
+    let withdraw = || match &rule.retry {
+        Some(_) => backend.load.asked.withdraw(now),
+        None => backend.load.retries.withdraw(now),
+    };
+    (until < exchange.deadline && retry::may_retry(failed, withdraw)).then_some(until)
+}
+
+/// Waits between two attempts. A client that goes away meanwhile ends it.
+async fn wait(
+    context: &Context,
+    exchange: &mut Exchange,
+    down: Option<&Rc<Connection>>,
+    until: u64,
+) -> Result<(), Fault> {
+    exchange.timer.set(until, context.now());
+    poll_fn(|cx| {
+        if let Some(down) = down
+            && down.body_is_done()
+            && down.poll_gone(cx).is_ready()
+        {
+            return Poll::Ready(Err(Fault::ClientGone));
+        }
+        exchange.timer.poll(cx, || context.now()).map(Ok)
+    })
+    .await
 }
 
 fn hash_key(key: &HashKey, exchange: &Exchange) -> Option<u64> {

@@ -91,8 +91,15 @@ async fn deliver(context: Rc<Context>, mut copy: Running, backend: Arc<Backend>,
     let picked = color.pick(&backend.desired.balance, None, &[], &mut context.rng.borrow_mut(), now);
     let Some(endpoint) = picked else { return };
     let deadline = now + PATIENCE.as_nanos() as u64;
-    let with =
-        Try { context: &context, down: None, backend: &backend, color: &color, upgrade: None, head_deadline: deadline };
+    let with = Try {
+        context: &context,
+        down: None,
+        backend: &backend,
+        color: &color,
+        upgrade: None,
+        head_deadline: deadline,
+        listed: &[],
+    };
     let Ok(mut answer) = send_attempt(&with, &mut copy, endpoint, body).await else { return };
     let mut buffer = vec![0; 8 * 1024];
     let finish = async {

@@ -12,11 +12,13 @@ use http::header::{HeaderName, HeaderValue};
 use http::{HeaderMap, Method, Request, Uri};
 use hyper::body::{Body, Frame, SizeHint};
 use hyper::client::conn::http2::{self, SendRequest};
+use rustls::pki_types::CertificateDer;
 
 use super::attempt::{Attempt, Failed, Try};
 use super::body::{IncomingH2, RequestBody, ResponseBody};
 use super::context::Context;
 use super::exchange::Exchange;
+use crate::proxy::backend::Backend;
 use crate::proxy::fault::Fault;
 use crate::proxy::wire::buffers::with_scratch;
 use crate::proxy::wire::io::Io;
@@ -34,6 +36,8 @@ const STREAMS: u32 = 100;
 pub(super) struct Sender {
     send: SendRequest<OutgoingBody>,
     streams: Rc<Cell<u32>>,
+    /// The endpoint's; none in clear text.
+    certificate: Option<Rc<CertificateDer<'static>>>,
 }
 
 /// A worker's HTTP/2 connections, by endpoint.
@@ -42,20 +46,23 @@ pub struct Senders {
     places: Vec<(u32, Vec<Sender>)>,
 }
 
-/// A connection with room for another stream.
-pub(super) fn open_connection(context: &Context, slot: Slot) -> Option<Sender> {
+/// A connection with room for another stream that may carry a request for this host.
+pub(super) fn open_connection(context: &Context, backend: &Backend, slot: Slot, host: &str) -> Option<Sender> {
     let mut senders = context.senders.borrow_mut();
     let (epoch, connections) = senders.places.get_mut(slot.index())?;
     if *epoch != slot.epoch() {
         return None;
     }
     connections.retain(|sender| !sender.send.is_closed());
-    connections.iter().find(|sender| sender.streams.get() < STREAMS).cloned()
+    let fits =
+        |sender: &&Sender| sender.streams.get() < STREAMS && backend.may_carry(sender.certificate.as_deref(), host);
+    connections.iter().find(fits).cloned()
 }
 
 /// Speaks HTTP/2 on a fresh connection and keeps it for later requests.
 pub(super) async fn establish(context: &Rc<Context>, slot: Slot, io: Io) -> Result<Sender, Fault> {
     let limits = &context.options.limits;
+    let certificate = io.endpoint_certificate().cloned().map(Rc::new);
     let (send, connection) = http2::Builder::new(super::LocalExecutor(context.clone()))
         .initial_stream_window_size(limits.stream_window.max(256 * 1024))
         .initial_connection_window_size(limits.connection_window.max(1024 * 1024))
@@ -71,7 +78,7 @@ pub(super) async fn establish(context: &Rc<Context>, slot: Slot, io: Io) -> Resu
         // Its end is seen by the requests on it.
         let _ = connection.await;
     });
-    let sender = Sender { send, streams: Rc::default() };
+    let sender = Sender { send, streams: Rc::default(), certificate };
     let mut senders = context.senders.borrow_mut();
     if senders.places.len() <= slot.index() {
         senders.places.resize_with(slot.index() + 1, Default::default);
@@ -332,6 +339,15 @@ impl UpstreamBody {
 
     pub(super) fn uploaded(&self) -> u64 {
         self.shared.taken.get()
+    }
+
+    pub(super) fn is_replayable(&self) -> bool {
+        self.shared.body.borrow().as_ref().is_some_and(RequestBody::is_replayable)
+    }
+
+    /// Gives the response up for the body of its request; its stream is reset if it is not over.
+    pub(super) fn take_request(self) -> Option<RequestBody> {
+        self.shared.take_back()
     }
 
     pub(super) fn take_trailers(&mut self) -> Option<Headers> {

@@ -282,6 +282,11 @@ impl<B: BodySource> Exchange<B> {
         self.pump.taken
     }
 
+    /// The body of the request, as far as it is not sent.
+    pub fn body(&self) -> &B {
+        &self.body
+    }
+
     /// Whether the response is complete.
     pub fn is_done(&self) -> bool {
         matches!(self.rest, Rest::Done)

@@ -4,6 +4,7 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
+use rustls::pki_types::CertificateDer;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
@@ -50,6 +51,14 @@ impl Io {
     /// Whether bytes are encrypted on the way.
     pub fn is_tls(&self) -> bool {
         !matches!(self, Io::Tcp(_))
+    }
+
+    /// The endpoint's certificate, if we are the client of TLS.
+    pub fn endpoint_certificate(&self) -> Option<&CertificateDer<'static>> {
+        match self {
+            Io::TlsClient(stream) => stream.get_ref().1.peer_certificates()?.first(),
+            Io::Tcp(_) | Io::TlsServer(_) => None,
+        }
     }
 
     /// Reads into `buffer`, which must not be empty; 0 is the end.

@@ -52,7 +52,7 @@ apiVersion: v1
 kind: Config
 clusters: [{name: rig, cluster: {server: "$server", certificate-authority: $work/ca.crt}}]
 users: [{name: weir, user: {tokenFile: $work/token}}]
-contexts: [{name: weir, context: {cluster: rig, user: weir}}]
+contexts: [{name: weir, context: {cluster: rig, user: weir, namespace: weir}}]
 current-context: weir
 YAML
 }

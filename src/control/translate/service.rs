@@ -153,7 +153,7 @@ fn ports_of(service: &Service, access: &Access) -> Vec<String> {
 fn find_port(service: &Service, wanted: PortName<'_>, access: &Access) -> Option<u16> {
     // A Service of type ExternalName, or with endpoints in an annotation, need not list its ports.
     if let PortName::Number(number) = wanted
-        && ports_of(service, access).is_empty()
+        && service.spec.as_ref().is_none_or(|spec| spec.ports.as_ref().is_none_or(Vec::is_empty))
         && (is_external_name(service) || annotation(&service.metadata, "weir.dev/endpoints").is_some())
     {
         return Some(number);

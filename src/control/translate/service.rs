@@ -66,8 +66,9 @@ pub(super) fn same_shape(old: &Service, new: &Service) -> bool {
             .flatten()
             .map(|port| (port.port, port.name.as_deref(), port.app_protocol.as_deref(), port.protocol.as_deref()))
             .collect();
-        let tls = |key| annotation(&service.metadata, key);
-        (ports, tls("weir.dev/upstream-tls-ca"), tls("weir.dev/upstream-tls-server-name"))
+        let written = |key| annotation(&service.metadata, key);
+        let portless = is_external_name(service) || written("weir.dev/endpoints").is_some();
+        (ports, portless, written("weir.dev/upstream-tls-ca"), written("weir.dev/upstream-tls-server-name"))
     }
     shape(old) == shape(new)
 }

@@ -109,8 +109,8 @@ fn change(random: &mut fastrand::Rng, pems: &[(String, String)]) -> Change {
             let tls = matches!(protocol, "HTTPS" | "TLS")
                 .then(|| json!({ "mode": "Terminate", "certificateRefs": [{ "name": "a", "namespace": "shop" }] }));
             let one = json!({ "name": "x", "port": 9000, "protocol": protocol, "tls": tls, "hostname": host });
-            let two =
-                json!({ "name": "y", "port": [80, 9000][random.usize(..2)], "protocol": "HTTP", "hostname": host });
+            let port = [80, 9000][random.usize(..2)];
+            let two = json!({ "name": "y", "port": port, "protocol": "HTTP", "hostname": host });
             Change::Put(listener_set(a, ["e", "f"][random.usize(..2)], &json!([one, two]), age))
         }
         (11, true) => reference("Namespace", "", "far"),

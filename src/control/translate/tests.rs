@@ -68,6 +68,13 @@ fn gateway_as(name: &str, listeners: &Value, identity: Option<&str>, created: u3
     })))
 }
 
+fn listener_set(name: &str, gateway: &str, listeners: &Value, created: u32) -> Object {
+    Object::ListenerSet(object(json!({
+        "metadata": { "name": name, "namespace": "far", "creationTimestamp": format!("2026-01-0{created}T00:00:00Z") },
+        "spec": { "parentRef": { "name": gateway, "namespace": "shop" }, "listeners": listeners },
+    })))
+}
+
 fn secret(name: &str, certificate: &str, key: &str) -> Object {
     Object::Secret(object(json!({
         "metadata": { "name": name, "namespace": "shop" }, "stringData": { "tls.crt": certificate, "tls.key": key },
@@ -120,21 +127,21 @@ fn change(random: &mut fastrand::Rng, pems: &[(String, String)]) -> Change {
         Change::Remove(ObjectRef::new(kind, ObjectName::new(namespace, name)))
     };
     let remove = random.u32(..4) == 0;
-    match (random.u32(..14), remove) {
-        (10, true) => reference("TCPRoute", "shop", a),
-        (10, false) => Change::Put(stream_route(either(random, "TCPRoute", "UDPRoute"), a, b, age)),
-        (11, true) => reference(either(random, "UDPRoute", "TLSRoute"), "shop", a),
-        (11, false) => Change::Put(stream_route("TLSRoute", a, b, age)),
-        (12, true) => reference("GRPCRoute", "shop", a),
-        (12, false) => Change::Put(Object::GRPCRoute(object(json!({
+    match (random.u32(..17), remove) {
+        (13, true) => reference("TCPRoute", "shop", a),
+        (13, false) => Change::Put(stream_route(either(random, "TCPRoute", "UDPRoute"), a, b, age)),
+        (14, true) => reference(either(random, "UDPRoute", "TLSRoute"), "shop", a),
+        (14, false) => Change::Put(stream_route("TLSRoute", a, b, age)),
+        (15, true) => reference("GRPCRoute", "shop", a),
+        (15, false) => Change::Put(Object::GRPCRoute(object(json!({
             "metadata": { "name": a, "namespace": "shop", "creationTimestamp": format!("2026-01-0{age}T00:00:00Z") },
             "spec": {
                 "parentRefs": [{ "name": either(random, "e", "f") }], "hostnames": [host],
                 "rules": [{ "matches": [{ "method": { "service": "r" } }], "backendRefs": [{ "name": b, "port": 80 }] }],
             },
         })))),
-        (13, true) => reference("BackendTLSPolicy", "shop", a),
-        (13, false) => {
+        (16, true) => reference("BackendTLSPolicy", "shop", a),
+        (16, false) => {
             let section = random.bool().then_some("http");
             let roots = match random.u32(..3) {
                 0 => json!({ "hostname": host.trim_start_matches("*."), "wellKnownCACertificates": "System" }),
@@ -153,6 +160,31 @@ fn change(random: &mut fastrand::Rng, pems: &[(String, String)]) -> Change {
                 "spec": {
                     "targetRefs": [{ "group": "", "kind": "Service", "name": b, "sectionName": section }],
                     "validation": roots,
+                },
+            }))))
+        }
+        (10, true) => reference("ListenerSet", "far", a),
+        (10, false) => {
+            let protocol = ["HTTP", "HTTPS", "TLS", "TCP"][random.usize(..4)];
+            let tls = matches!(protocol, "HTTPS" | "TLS")
+                .then(|| json!({ "mode": "Terminate", "certificateRefs": [{ "name": "a", "namespace": "shop" }] }));
+            let one = json!({ "name": "x", "port": 9000, "protocol": protocol, "tls": tls, "hostname": host });
+            let port = [80, 9000][random.usize(..2)];
+            let two = json!({ "name": "y", "port": port, "protocol": "HTTP", "hostname": host });
+            Change::Put(listener_set(a, ["e", "f"][random.usize(..2)], &json!([one, two]), age))
+        }
+        (11, true) => reference("Namespace", "", "far"),
+        (11, false) => Change::Put(Object::Namespace(object(json!({
+            "metadata": { "name": "far", "labels": { "edge": either(random, "yes", "no") } },
+        })))),
+        (12, _) => {
+            let (kind, parent) = [("Gateway", "e"), ("ListenerSet", "a"), ("ListenerSet", "b")][random.usize(..3)];
+            let namespace = if kind == "Gateway" { "shop" } else { "far" };
+            Change::Put(Object::GRPCRoute(object(json!({
+                "metadata": { "name": a, "namespace": "far", "generation": random.u32(..3) },
+                "spec": {
+                    "parentRefs": [{ "kind": kind, "name": parent, "namespace": namespace }, { "name": "e" }],
+                    "rules": [{ "backendRefs": [{ "name": b, "port": 80 }] }],
                 },
             }))))
         }
@@ -193,9 +225,19 @@ fn change(random: &mut fastrand::Rng, pems: &[(String, String)]) -> Change {
                 _ => None,
             };
             let listener = json!({ "name": "x", "port": 9000, "protocol": protocol, "tls": tls, "hostname": host });
-            let listeners = json!([{ "name": "web", "port": 80, "protocol": "HTTP" }, listener]);
+            let allowed =
+                json!({ "namespaces": { "from": "Selector", "selector": { "matchLabels": { "edge": "yes" } } } });
+            let web = json!({ "name": "web", "port": 80, "protocol": "HTTP", "allowedRoutes": allowed });
             let identity = random.bool().then_some(b);
-            Change::Put(gateway_as(["e", "f"][random.usize(..2)], &listeners, identity, age))
+            let Object::Gateway(mut made) =
+                gateway_as(["e", "f"][random.usize(..2)], &json!([web, listener]), identity, age)
+            else {
+                unreachable!("it is one")
+            };
+            Arc::make_mut(&mut made).spec.allowed_listeners =
+                [None, serde_json::from_value(allowed).ok()][random.usize(..2)].clone();
+            Arc::make_mut(&mut made).metadata.generation = Some(random.i64(..3));
+            Change::Put(Object::Gateway(made))
         }
         (6, true) => reference("GatewayClass", "", "weir"),
         (6, false) => Change::Put(Object::GatewayClass(object(json!({

@@ -17,6 +17,10 @@ pub struct Settings {
     pub admin: Admin,
     /// Where objects come from.
     pub provider: Provider,
+    /// Where Gateways are served.
+    pub gateways: Gateways,
+    /// What is written into statuses.
+    pub status: Status,
     /// Threads that serve requests, 1–1024. Default: the cores this process may use (affinity and cgroup quota count),
     /// because a worker never waits for another one.
     pub workers: NonZeroUsize,
@@ -96,6 +100,24 @@ pub struct Provider {
     pub selector: Option<String>,
     /// Whether one of several Weirs writes statuses and Events to the API server. Default yes: owners look there.
     pub write_status: bool,
+}
+
+/// Where Gateways are served.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct Gateways {
+    /// First and last address of each range, from which every Gateway gets an address of its own. Default: none; Gateways
+    /// share the listeners, as the addresses of a machine are not this process's to give away.
+    pub addresses: Vec<(IpAddr, IpAddr)>,
+}
+
+/// What is written into statuses.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct Status {
+    /// Addresses and host names at which clients find the listeners. Default: those of `service`, or else the listeners'
+    /// own where they are specific.
+    pub addresses: Vec<String>,
+    /// Namespace and name of the Service of type LoadBalancer that leads to the listeners. Default: none.
+    pub service: Option<String>,
 }
 
 /// What one peer may ask for. Sizes are in bytes.
@@ -300,6 +322,8 @@ impl Default for Settings {
                 selector: None,
                 write_status: true,
             },
+            gateways: Gateways { addresses: Vec::new() },
+            status: Status { addresses: Vec::new(), service: None },
             workers: std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
             limits: Limits {
                 method: 32,

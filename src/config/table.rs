@@ -4,8 +4,8 @@ use std::fmt::Write;
 
 use super::settings::{AccessLogMode, LogFormat, LogLevel, Settings, Underscores};
 use super::value::{
-    address, boolean, choice, count, duration, names, networks, optional_path, output, selector, share, size, token,
-    workers,
+    address, boolean, choice, count, duration, names, networks, object, optional_path, output, places, ranges,
+    selector, share, size, token, workers,
 };
 
 /// One setting.
@@ -42,7 +42,7 @@ impl Setting {
 
     /// Whether the value is a list.
     pub fn list(&self) -> bool {
-        matches!(self.key, "trusted_proxies" | "provider.namespaces")
+        matches!(self.key, "trusted_proxies" | "provider.namespaces" | "gateways.addresses" | "status.addresses")
     }
 }
 
@@ -84,6 +84,9 @@ table! {
     "provider.namespaces" Some("--namespace"), provider.namespaces = names(), "namespaces that are watched; default: all";
     "provider.selector" NO_FLAG, provider.selector = selector(), "label selector of the Ingresses, Gateways and HTTPRoutes that are looked at; default: all";
     "provider.write_status" NO_FLAG, provider.write_status = boolean(), "whether one of several Weirs writes statuses, Events and annotations to the API server";
+    "gateways.addresses" NO_FLAG, gateways.addresses = ranges(), "addresses of which every Gateway gets one of its own, and no other; in this order, each range from its lowest; default: Gateways share the listeners";
+    "status.addresses" NO_FLAG, status.addresses = places(), "where clients find the listeners, for statuses; default: see status.service";
+    "status.service" NO_FLAG, status.service = object(), "the Service of type LoadBalancer whose addresses these are; default: the listeners' own addresses where they are specific";
     "workers" Some("--workers"), workers = workers(), "threads that serve requests; default: the cores this process may use";
     "limits.method" NO_FLAG, limits.method = size(1, 256), "length of a method";
     "limits.target" NO_FLAG, limits.target = size(256, 65536), "length of a request target; beyond it 414";

@@ -85,12 +85,15 @@ mod conformance {
     pub fn table(results: &Results) -> String {
         let Results { suite, version, commit, date, channels } = results;
         let mut text = format!("Suite {suite}, Weir {version} at commit {commit}, {date}.\n\n");
-        text.push_str("| profile | channel | core tests | extended tests | extended features |\n|---|---|---|---|---|\n");
+        text.push_str(
+            "| profile | channel | core tests | extended tests | extended features |\n|---|---|---|---|---|\n",
+        );
         for (name, channel) in channels {
             for profile in &channel.profiles {
                 let Profile { core, extended, features, unsupported, .. } = profile;
                 let all = features + unsupported.len();
-                let without = if unsupported.is_empty() { String::new() } else { format!("; not: {}", unsupported.join(", ")) };
+                let without =
+                    if unsupported.is_empty() { String::new() } else { format!("; not: {}", unsupported.join(", ")) };
                 text.push_str(&format!(
                     "| {} | {name} | {} | {} | {features} of {all}{without} |\n",
                     profile.name,

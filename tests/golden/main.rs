@@ -221,6 +221,18 @@ fn entry(entry: &Entry) -> Value {
     if !certificates.is_empty() {
         value["certificates"] = json!(certificates);
     }
+    let streams: Map<_, _> = entry
+        .streams
+        .iter()
+        .map(|stream| {
+            let mut value = json!({ "by": &*stream.rule.name, "mode": format!("{:?}", stream.mode) });
+            rule(&stream.rule, &mut value);
+            (stream.host.to_string(), value)
+        })
+        .collect();
+    if !streams.is_empty() {
+        value["streams"] = Value::Object(streams);
+    }
     if !entry.boundaries.is_empty() {
         value["boundaries"] = entry.boundaries.iter().map(ToString::to_string).collect();
     }
@@ -282,13 +294,28 @@ fn rule(rule: &Rule, value: &mut Value) {
             value[format!("{name} timeout")] = json!(format!("{timeout:?}"));
         }
     }
+    if let Some(retry) = &rule.retry {
+        let attempts = retry.attempts.map_or("some".to_owned(), |attempts| attempts.to_string());
+        value["retry"] = json!(format!("{attempts} times after {:?}, {:?} apart", retry.statuses, retry.backoff));
+    }
 }
 
 fn backend(backend: &Backend) -> Value {
     let protocol = match &backend.protocol {
         UpstreamProtocol::Tls(tls) => {
-            let roots = tls.ca_pem.as_ref().map_or("any certificate", |_| "own roots");
-            format!("TLS, {roots}, name {}", tls.server_name.as_deref().unwrap_or("of the request"))
+            let roots = match (&tls.ca_pem, tls.system_roots) {
+                (Some(_), _) => "own roots",
+                (None, true) => "roots of the system",
+                (None, false) => "any certificate",
+            };
+            let mut text = format!("TLS, {roots}, name {}", tls.server_name.as_deref().unwrap_or("of the request"));
+            for name in &tls.subject_alt_names {
+                write!(text, ", {name:?}").unwrap();
+            }
+            if let Some(client) = &tls.client {
+                write!(text, ", as Secret {}", client.secret).unwrap();
+            }
+            text
         }
         other => format!("{other:?}"),
     };

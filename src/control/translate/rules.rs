@@ -141,7 +141,7 @@ fn derive_rule(reading: &mut Reading<'_>, known: Known<'_>, rule: &HttpRouteRule
     }
     if rule.session_persistence.is_some() {
         let problem = "clients are not kept at one endpoint by a route";
-        let fix = "remove it; weir.dev/balance: cookie=NAME on the Service keeps clients by a cookie of the backend's";
+        let fix = "remove it; weir.dev/balance: hash-cookie=NAME on the Service keeps clients by a cookie";
         reading.warning("NotImplemented", format!("{field}.sessionPersistence"), problem, fix);
     }
     Rule {

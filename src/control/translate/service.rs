@@ -66,8 +66,9 @@ pub(super) fn same_shape(old: &Service, new: &Service) -> bool {
             .flatten()
             .map(|port| (port.port, port.name.as_deref(), port.app_protocol.as_deref(), port.protocol.as_deref()))
             .collect();
-        let tls = |key| annotation(&service.metadata, key);
-        (ports, tls("weir.dev/upstream-tls-ca"), tls("weir.dev/upstream-tls-server-name"))
+        let written = |key| annotation(&service.metadata, key);
+        let portless = is_external_name(service) || written("weir.dev/endpoints").is_some();
+        (ports, portless, written("weir.dev/upstream-tls-ca"), written("weir.dev/upstream-tls-server-name"))
     }
     shape(old) == shape(new)
 }
@@ -153,7 +154,7 @@ fn ports_of(service: &Service, access: &Access) -> Vec<String> {
 fn find_port(service: &Service, wanted: PortName<'_>, access: &Access) -> Option<u16> {
     // A Service of type ExternalName, or with endpoints in an annotation, need not list its ports.
     if let PortName::Number(number) = wanted
-        && ports_of(service, access).is_empty()
+        && service.spec.as_ref().is_none_or(|spec| spec.ports.as_ref().is_none_or(Vec::is_empty))
         && (is_external_name(service) || annotation(&service.metadata, "weir.dev/endpoints").is_some())
     {
         return Some(number);

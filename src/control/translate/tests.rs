@@ -56,9 +56,15 @@ fn http_route(name: &str, gateway: &str, host: &str, backends: &[(&str, &str)], 
 }
 
 fn gateway(name: &str, listeners: &Value, created: u32) -> Object {
+    gateway_as(name, listeners, None, created)
+}
+
+/// A Gateway that shows a client certificate to backends.
+fn gateway_as(name: &str, listeners: &Value, identity: Option<&str>, created: u32) -> Object {
+    let tls = identity.map(|secret| json!({ "backend": { "clientCertificateRef": { "name": secret } } }));
     Object::Gateway(object(json!({
         "metadata": { "name": name, "namespace": "shop", "creationTimestamp": format!("2026-01-0{created}T00:00:00Z") },
-        "spec": { "gatewayClassName": "weir", "listeners": listeners },
+        "spec": { "gatewayClassName": "weir", "listeners": listeners, "tls": tls },
     })))
 }
 
@@ -91,6 +97,25 @@ fn either<'a>(random: &mut fastrand::Rng, one: &'a str, other: &'a str) -> &'a s
     if random.bool() { one } else { other }
 }
 
+/// A route of one of the kinds that pass on what they do not read, at listeners `x` of Gateways.
+fn stream_route(kind: &str, name: &str, service: &str, created: u32) -> Object {
+    let mut value = json!({
+        "metadata": { "name": name, "namespace": "shop", "creationTimestamp": format!("2026-01-0{created}T00:00:00Z") },
+        "spec": {
+            "parentRefs": [{ "name": "e", "sectionName": "x" }, { "name": "f", "sectionName": "x" }],
+            "rules": [{ "backendRefs": [{ "name": service, "port": 80 }] }],
+        },
+    });
+    match kind {
+        "TCPRoute" => Object::TCPRoute(object(value)),
+        "UDPRoute" => Object::UDPRoute(object(value)),
+        _ => {
+            value["spec"]["hostnames"] = json!(["a.test", "*.b.test"]);
+            Object::TLSRoute(object(value))
+        }
+    }
+}
+
 /// One random change to a small world where everything refers to everything.
 fn change(random: &mut fastrand::Rng, pems: &[(String, String)]) -> Change {
     let mut pick = |from: &[&'static str]| from[random.usize(..from.len())];
@@ -102,15 +127,15 @@ fn change(random: &mut fastrand::Rng, pems: &[(String, String)]) -> Change {
         Change::Remove(ObjectRef::new(kind, ObjectName::new(namespace, name)))
     };
     let remove = random.u32(..4) == 0;
-    match (random.u32(..13), remove) {
+    match (random.u32(..17), remove) {
         (10, true) => reference("ListenerSet", "far", a),
         (10, false) => {
             let protocol = ["HTTP", "HTTPS", "TLS", "TCP"][random.usize(..4)];
             let tls = matches!(protocol, "HTTPS" | "TLS")
                 .then(|| json!({ "mode": "Terminate", "certificateRefs": [{ "name": "a", "namespace": "shop" }] }));
             let one = json!({ "name": "x", "port": 9000, "protocol": protocol, "tls": tls, "hostname": host });
-            let two =
-                json!({ "name": "y", "port": [80, 9000][random.usize(..2)], "protocol": "HTTP", "hostname": host });
+            let port = [80, 9000][random.usize(..2)];
+            let two = json!({ "name": "y", "port": port, "protocol": "HTTP", "hostname": host });
             Change::Put(listener_set(a, ["e", "f"][random.usize(..2)], &json!([one, two]), age))
         }
         (11, true) => reference("Namespace", "", "far"),
@@ -125,6 +150,41 @@ fn change(random: &mut fastrand::Rng, pems: &[(String, String)]) -> Change {
                 "spec": {
                     "parentRefs": [{ "kind": kind, "name": parent, "namespace": namespace }, { "name": "e" }],
                     "rules": [{ "backendRefs": [{ "name": b, "port": 80 }] }],
+                },
+            }))))
+        }
+        (13, true) => reference("TCPRoute", "shop", a),
+        (13, false) => Change::Put(stream_route(either(random, "TCPRoute", "UDPRoute"), a, b, age)),
+        (14, true) => reference(either(random, "UDPRoute", "TLSRoute"), "shop", a),
+        (14, false) => Change::Put(stream_route("TLSRoute", a, b, age)),
+        (15, true) => reference("GRPCRoute", "shop", a),
+        (15, false) => Change::Put(Object::GRPCRoute(object(json!({
+            "metadata": { "name": a, "namespace": "shop", "creationTimestamp": format!("2026-01-0{age}T00:00:00Z") },
+            "spec": {
+                "parentRefs": [{ "name": either(random, "e", "f") }], "hostnames": [host],
+                "rules": [{ "matches": [{ "method": { "service": "r" } }], "backendRefs": [{ "name": b, "port": 80 }] }],
+            },
+        })))),
+        (16, true) => reference("BackendTLSPolicy", "shop", a),
+        (16, false) => {
+            let section = random.bool().then_some("http");
+            let roots = match random.u32(..3) {
+                0 => json!({ "hostname": host.trim_start_matches("*."), "wellKnownCACertificates": "System" }),
+                1 => {
+                    json!({ "hostname": "a.test", "caCertificateRefs": [{ "group": "", "kind": "ConfigMap", "name": "roots" }] })
+                }
+                _ => {
+                    json!({ "hostname": "a.test", "caCertificateRefs": [{ "group": "", "kind": "Secret", "name": b }] })
+                }
+            };
+            Change::Put(Object::BackendTLSPolicy(object(json!({
+                "metadata": {
+                    "name": a, "namespace": "shop", "generation": age,
+                    "creationTimestamp": format!("2026-01-0{}T00:00:00Z", random.u32(1..3)),
+                },
+                "spec": {
+                    "targetRefs": [{ "group": "", "kind": "Service", "name": b, "sectionName": section }],
+                    "validation": roots,
                 },
             }))))
         }
@@ -157,13 +217,21 @@ fn change(random: &mut fastrand::Rng, pems: &[(String, String)]) -> Change {
         }
         (5, true) => reference("Gateway", "shop", "e"),
         (5, false) => {
-            let protocol = ["HTTP", "HTTPS"][random.usize(..2)];
-            let tls = (protocol == "HTTPS").then(|| json!({ "certificateRefs": [{ "name": a }] }));
+            let protocol = ["HTTP", "HTTPS", "TCP", "UDP", "TLS"][random.usize(..5)];
+            let mode = either(random, "Terminate", "Passthrough");
+            let tls = match protocol {
+                "HTTPS" => Some(json!({ "certificateRefs": [{ "name": a }] })),
+                "TLS" => Some(json!({ "mode": mode, "certificateRefs": [{ "name": a }] })),
+                _ => None,
+            };
             let listener = json!({ "name": "x", "port": 9000, "protocol": protocol, "tls": tls, "hostname": host });
+            let identity = random.bool().then_some(b);
             let allowed =
                 json!({ "namespaces": { "from": "Selector", "selector": { "matchLabels": { "edge": "yes" } } } });
             let web = json!({ "name": "web", "port": 80, "protocol": "HTTP", "allowedRoutes": allowed });
-            let Object::Gateway(mut made) = gateway(["e", "f"][random.usize(..2)], &json!([web, listener]), age) else {
+            let Object::Gateway(mut made) =
+                gateway_as(["e", "f"][random.usize(..2)], &json!([web, listener]), identity, age)
+            else {
                 unreachable!("it is one")
             };
             Arc::make_mut(&mut made).spec.allowed_listeners =

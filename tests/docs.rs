@@ -5,6 +5,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -28,6 +29,91 @@ fn annotations() -> String {
     text
 }
 
+/// What `tests/conformance/summarize` has written.
+mod conformance {
+    use std::collections::BTreeMap;
+
+    use serde::Deserialize;
+
+    #[derive(Deserialize)]
+    pub struct Results {
+        pub suite: String,
+        pub version: String,
+        pub commit: String,
+        pub date: String,
+        pub channels: BTreeMap<String, Channel>,
+    }
+
+    #[derive(Deserialize)]
+    pub struct Channel {
+        pub profiles: Vec<Profile>,
+        pub provisional: usize,
+    }
+
+    #[derive(Deserialize)]
+    pub struct Profile {
+        pub name: String,
+        pub core: Figures,
+        pub extended: Figures,
+        pub features: usize,
+        #[serde(default)]
+        pub unsupported: Vec<String>,
+    }
+
+    #[derive(Deserialize)]
+    pub struct Figures {
+        pub passed: usize,
+        #[serde(default)]
+        pub failed: Vec<String>,
+        #[serde(default)]
+        pub skipped: Vec<String>,
+    }
+
+    impl Figures {
+        /// `37 of 37`, and by name what is missing.
+        fn show(&self) -> String {
+            let all = self.passed + self.failed.len() + self.skipped.len();
+            let named = |what: &str, tests: &[String]| match tests {
+                [] => String::new(),
+                tests => format!("; {what}: {}", tests.join(", ")),
+            };
+            format!("{} of {all}{}{}", self.passed, named("failed", &self.failed), named("skipped", &self.skipped))
+        }
+    }
+
+    /// The results as a Markdown table, with what was tested when.
+    pub fn table(results: &Results) -> String {
+        let Results { suite, version, commit, date, channels } = results;
+        let mut text = format!("Suite {suite}, Weir {version} at commit {commit}, {date}.\n\n");
+        text.push_str("| profile | channel | core tests | extended tests | extended features |\n|---|---|---|---|---|\n");
+        for (name, channel) in channels {
+            for profile in &channel.profiles {
+                let Profile { core, extended, features, unsupported, .. } = profile;
+                let all = features + unsupported.len();
+                let without = if unsupported.is_empty() { String::new() } else { format!("; not: {}", unsupported.join(", ")) };
+                text.push_str(&format!(
+                    "| {} | {name} | {} | {} | {features} of {all}{without} |\n",
+                    profile.name,
+                    core.show(),
+                    extended.show()
+                ));
+            }
+        }
+        for (name, channel) in channels {
+            text.push_str(&format!("\nProvisional tests passed, {name} channel: {}.", channel.provisional));
+        }
+        text
+    }
+}
+
+/// The table of the conformance suite's results; a word instead where no run was recorded yet.
+fn conformance() -> String {
+    match fs::read_to_string(root().join("tests/conformance/results.yaml")) {
+        Ok(text) => conformance::table(&serde_saphyr::from_str(&text).expect("results.yaml as summarize writes it")),
+        Err(_) => "No run is recorded yet.\n\n\n\n".to_owned(),
+    }
+}
+
 #[test]
 fn the_readme_has_the_tables_of_the_code() {
     let path = root().join("README.md");
@@ -37,6 +123,7 @@ fn the_readme_has_the_tables_of_the_code() {
         ("annotations", annotations()),
         ("settings", weir::config::reference()),
         ("metrics", weir::telemetry::metrics::reference()),
+        ("conformance", conformance()),
     ] {
         let (begin, end) = (format!("<!-- {name}:begin -->\n"), format!("<!-- {name}:end -->"));
         let from = right.find(&begin).unwrap_or_else(|| panic!("README.md has no {begin}")) + begin.len();
@@ -65,6 +152,22 @@ fn complaints(objects: Vec<Object>) -> Vec<String> {
     assert!(!translation.model.entries.is_empty(), "nothing is served");
     let bad = translation.verdicts.iter().filter(|verdict| verdict.severity > Severity::Note);
     bad.map(ToString::to_string).collect()
+}
+
+#[test]
+fn the_chart_knows_the_sections_of_the_settings_and_the_version() {
+    let read = |path: &str| fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"));
+    let schema: serde_json::Value = serde_json::from_str(&read("deploy/helm/values.schema.json")).expect("a schema");
+    let known = &schema["properties"]["controller"]["properties"]["config"]["properties"];
+    let known: BTreeSet<&str> = known.as_object().expect("sections").keys().map(String::as_str).collect();
+    let settings = read("config/weir.yaml");
+    let sections = settings.lines().filter(|line| line.starts_with(|first: char| first.is_ascii_lowercase()));
+    let sections: BTreeSet<&str> = sections.filter_map(|line| line.split_once(':')).map(|(name, _)| name).collect();
+    assert!(sections.len() > 10);
+    assert_eq!(known, sections, "controller.config of values.schema.json, and config/weir.yaml");
+
+    let version = format!("version: {0}\nappVersion: {0}\n", env!("CARGO_PKG_VERSION"));
+    assert!(read("deploy/helm/Chart.yaml").contains(&version), "Chart.yaml has not: {version}");
 }
 
 #[test]

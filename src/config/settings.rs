@@ -17,6 +17,10 @@ pub struct Settings {
     pub admin: Admin,
     /// Where objects come from.
     pub provider: Provider,
+    /// Where Gateways are served.
+    pub gateways: Gateways,
+    /// What is written into statuses.
+    pub status: Status,
     /// Threads that serve requests, 1–1024. Default: the cores this process may use (affinity and cgroup quota count),
     /// because a worker never waits for another one.
     pub workers: NonZeroUsize,
@@ -98,6 +102,24 @@ pub struct Provider {
     pub write_status: bool,
 }
 
+/// Where Gateways are served.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct Gateways {
+    /// First and last address of each range, from which every Gateway gets an address of its own. Default: none; Gateways
+    /// share the listeners, as the addresses of a machine are not this process's to give away.
+    pub addresses: Vec<(IpAddr, IpAddr)>,
+}
+
+/// What is written into statuses.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct Status {
+    /// Addresses and host names at which clients find the listeners. Default: those of `service`, or else the listeners'
+    /// own where they are specific.
+    pub addresses: Vec<String>,
+    /// Namespace and name of the Service of type LoadBalancer that leads to the listeners. Default: none.
+    pub service: Option<String>,
+}
+
 /// What one peer may ask for. Sizes are in bytes.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 pub struct Limits {
@@ -119,6 +141,8 @@ pub struct Limits {
     pub connections: usize,
     /// Open connections of one client address; 0 is no limit, the default: many users may share one address.
     pub connections_per_address: usize,
+    /// Sessions of datagrams per listener.
+    pub udp_sessions: u32,
     /// Streams open at a time on an HTTP/2 connection, 1–10,000. Default 100, the least that RFC 9113 recommends.
     pub h2_streams: u32,
     /// Flow-control window of a stream, 16 KiB–16 MiB. Default 64 KiB: what one client can make this process hold.
@@ -162,6 +186,8 @@ pub struct Timeouts {
     /// Silence of an upgraded connection, 1 s–7 d. Default 1 h: longer than any heartbeat.
     #[serde(serialize_with = "duration")]
     pub tunnel_idle: Duration,
+    /// Silence of a session of datagrams.
+    pub udp_idle: Duration,
     /// How long an unused connection to an endpoint is kept, 0–1 h. Default 55 s: before the 60 s at which common
     /// servers close theirs, so that a request does not meet a closing connection.
     #[serde(serialize_with = "duration")]
@@ -296,6 +322,8 @@ impl Default for Settings {
                 selector: None,
                 write_status: true,
             },
+            gateways: Gateways { addresses: Vec::new() },
+            status: Status { addresses: Vec::new(), service: None },
             workers: std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
             limits: Limits {
                 method: 32,
@@ -307,6 +335,7 @@ impl Default for Settings {
                 body: 0,
                 connections: 100_000,
                 connections_per_address: 0,
+                udp_sessions: 10_000,
                 h2_streams: 100,
                 h2_stream_window: 64 << 10,
                 h2_connection_window: 1 << 20,
@@ -324,6 +353,7 @@ impl Default for Settings {
                 connect: Duration::from_secs(5),
                 response_head: Duration::from_secs(60),
                 tunnel_idle: Duration::from_secs(3600),
+                udp_idle: Duration::from_secs(60),
                 upstream_idle: Duration::from_secs(55),
             },
             trusted_proxies: Vec::new(),

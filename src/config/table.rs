@@ -4,8 +4,8 @@ use std::fmt::Write;
 
 use super::settings::{AccessLogMode, LogFormat, LogLevel, Settings, Underscores};
 use super::value::{
-    address, boolean, choice, count, duration, names, networks, optional_path, output, selector, share, size, token,
-    workers,
+    address, boolean, choice, count, duration, names, networks, object, optional_path, output, places, ranges,
+    selector, share, size, token, workers,
 };
 
 /// One setting.
@@ -42,7 +42,7 @@ impl Setting {
 
     /// Whether the value is a list.
     pub fn list(&self) -> bool {
-        matches!(self.key, "trusted_proxies" | "provider.namespaces")
+        matches!(self.key, "trusted_proxies" | "provider.namespaces" | "gateways.addresses" | "status.addresses")
     }
 }
 
@@ -84,6 +84,9 @@ table! {
     "provider.namespaces" Some("--namespace"), provider.namespaces = names(), "namespaces that are watched; default: all";
     "provider.selector" NO_FLAG, provider.selector = selector(), "label selector of the Ingresses, Gateways and HTTPRoutes that are looked at; default: all";
     "provider.write_status" NO_FLAG, provider.write_status = boolean(), "whether one of several Weirs writes statuses, Events and annotations to the API server";
+    "gateways.addresses" NO_FLAG, gateways.addresses = ranges(), "addresses of which every Gateway gets one of its own, and no other; in this order, each range from its lowest; default: Gateways share the listeners";
+    "status.addresses" NO_FLAG, status.addresses = places(), "where clients find the listeners, for statuses; default: see status.service";
+    "status.service" NO_FLAG, status.service = object(), "the Service of type LoadBalancer whose addresses these are; default: the listeners' own addresses where they are specific";
     "workers" Some("--workers"), workers = workers(), "threads that serve requests; default: the cores this process may use";
     "limits.method" NO_FLAG, limits.method = size(1, 256), "length of a method";
     "limits.target" NO_FLAG, limits.target = size(256, 65536), "length of a request target; beyond it 414";
@@ -94,6 +97,7 @@ table! {
     "limits.body" NO_FLAG, limits.body = size(0, u64::MAX), "size of a request body, beyond it 413; 0 is no limit";
     "limits.connections" NO_FLAG, limits.connections = count(1, 10_000_000), "open connections of one listener";
     "limits.connections_per_address" NO_FLAG, limits.connections_per_address = count(0, 10_000_000), "open connections of one client address; 0 is no limit";
+    "limits.udp_sessions" NO_FLAG, limits.udp_sessions = count(1, 10_000_000), "sessions of datagrams open at a time at one listener";
     "limits.h2_streams" NO_FLAG, limits.h2_streams = count(1, 10_000), "streams open at a time on an HTTP/2 connection";
     "limits.h2_stream_window" NO_FLAG, limits.h2_stream_window = size(16384, 16 * MIB), "flow-control window of an HTTP/2 stream";
     "limits.h2_connection_window" NO_FLAG, limits.h2_connection_window = size(65536, 64 * MIB), "flow-control window of an HTTP/2 connection";
@@ -108,7 +112,8 @@ table! {
     "timeouts.keep_alive" NO_FLAG, timeouts.keep_alive = duration("0", "1h"), "between two requests of a connection; 0 closes after each";
     "timeouts.connect" NO_FLAG, timeouts.connect = duration("10ms", "5m"), "opening a connection to an endpoint";
     "timeouts.response_head" NO_FLAG, timeouts.response_head = duration("10ms", "1d"), "from the end of a request to the head of its response";
-    "timeouts.tunnel_idle" NO_FLAG, timeouts.tunnel_idle = duration("1s", "7d"), "silence of an upgraded connection";
+    "timeouts.tunnel_idle" NO_FLAG, timeouts.tunnel_idle = duration("1s", "7d"), "silence of an upgraded or passed-on connection";
+    "timeouts.udp_idle" NO_FLAG, timeouts.udp_idle = duration("1s", "1d"), "silence of a session of datagrams";
     "timeouts.upstream_idle" NO_FLAG, timeouts.upstream_idle = duration("0", "1h"), "how long an unused connection to an endpoint is kept";
     "trusted_proxies" NO_FLAG, trusted_proxies = networks(), "peers whose X-Forwarded-* and PROXY headers are believed; a PROXY header from anyone else ends the connection";
     "access_log.mode" Some("--access-log"), access_log.mode = choice(MODES), "which requests get a line";

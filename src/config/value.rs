@@ -196,6 +196,90 @@ pub mod networks {
     }
 }
 
+/// Ranges of addresses: `192.0.2.7`, `192.0.2.0/24`, `192.0.2.10-192.0.2.20`.
+pub mod ranges {
+    use std::net::IpAddr;
+
+    use ipnet::IpNet;
+
+    pub fn accepts() -> String {
+        "addresses, networks and ranges like 192.0.2.7, 192.0.2.0/24 or 192.0.2.10-192.0.2.20".to_owned()
+    }
+
+    pub fn read(text: &str) -> Option<Vec<(IpAddr, IpAddr)>> {
+        text.split(',').map(str::trim).filter(|word| !word.is_empty()).map(range).collect()
+    }
+
+    fn range(word: &str) -> Option<(IpAddr, IpAddr)> {
+        if let Some((first, last)) = word.split_once('-') {
+            let (first, last): (IpAddr, IpAddr) = (first.trim().parse().ok()?, last.trim().parse().ok()?);
+            return (first.is_ipv4() == last.is_ipv4() && first <= last).then_some((first, last));
+        }
+        if let Ok(address) = word.parse() {
+            return Some((address, address));
+        }
+        // Without the address of the network itself and that of all its hosts.
+        let (first, last) = match word.parse::<IpNet>().ok()? {
+            IpNet::V4(net) => (net.hosts().next()?.into(), net.hosts().next_back()?.into()),
+            IpNet::V6(net) => (net.network().into(), net.broadcast().into()),
+        };
+        Some((first, last))
+    }
+
+    pub fn show(value: &[(IpAddr, IpAddr)]) -> String {
+        let show = |(first, last): &(IpAddr, IpAddr)| {
+            if first == last { first.to_string() } else { format!("{first}-{last}") }
+        };
+        value.iter().map(show).collect::<Vec<_>>().join(",")
+    }
+}
+
+/// Addresses and host names.
+pub mod places {
+    use std::net::IpAddr;
+
+    pub fn accepts() -> String {
+        "addresses and host names like 192.0.2.7 or edge.example.com".to_owned()
+    }
+
+    pub fn read(text: &str) -> Option<Vec<String>> {
+        // RFC 1123.
+        let label = |label: &str| {
+            let legal = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+            !label.is_empty() && label.len() <= 63 && label.bytes().all(legal)
+        };
+        let legal = |word: &str| word.parse::<IpAddr>().is_ok() || (word.len() <= 253 && word.split('.').all(label));
+        let words = text.split(',').map(str::trim).filter(|word| !word.is_empty());
+        words.map(|word| legal(word).then(|| word.to_owned())).collect()
+    }
+
+    pub fn show(value: &[String]) -> String {
+        value.join(",")
+    }
+}
+
+/// Namespace and name of an object that may be absent.
+pub mod object {
+    pub fn accepts() -> String {
+        "namespace/name".to_owned()
+    }
+
+    #[expect(clippy::option_option, reason = "the outer one is of reading, the inner one of the setting")]
+    pub fn read(text: &str) -> Option<Option<String>> {
+        if text.is_empty() {
+            return Some(None);
+        }
+        let legal = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'.';
+        let (namespace, name) = text.split_once('/')?;
+        let good = |part: &str| !part.is_empty() && part.len() <= 253 && part.bytes().all(legal);
+        (good(namespace) && good(name)).then(|| Some(text.to_owned()))
+    }
+
+    pub fn show(value: &Option<String>) -> String {
+        value.clone().unwrap_or_default()
+    }
+}
+
 /// A path that may be absent.
 pub mod optional_path {
     use std::path::PathBuf;

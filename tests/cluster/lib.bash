@@ -52,19 +52,19 @@ apiVersion: v1
 kind: Config
 clusters: [{name: rig, cluster: {server: "$server", certificate-authority: $work/ca.crt}}]
 users: [{name: weir, user: {tokenFile: $work/token}}]
-contexts: [{name: weir, context: {cluster: rig, user: weir}}]
+contexts: [{name: weir, context: {cluster: rig, user: weir, namespace: weir}}]
 current-context: weir
 YAML
 }
 
-# start NAME ADDRESS FLAG…: Weir at ports 80, 443 and 9900 of ADDRESS (of two flags of a name the later one counts), its log in $work/NAME.log, its process in $pid.
+# start NAME ADDRESS FLAG…: Weir at ports 80, 443 and 9900 (or $admin) of ADDRESS, its log in $work/NAME.log, its process in $pid.
 start() {
   local name=$1 address=$2 variables
   shift 2
   # The rig's variables begin as Weir's settings do.
   mapfile -t variables < <(compgen -e WEIR_ | sed 's/^/--unset=/')
   env "${variables[@]}" "KUBECONFIG=$work/kubeconfig" "$weir" run --kubernetes \
-    --http "$address:80" --https "$address:443" --admin "$address:9900" --workers 1 --log-format text "$@" >"$work/$name.log" 2>&1 &
+    --http "$address:80" --https "$address:443" --admin "${admin:-$address:9900}" --workers 1 --log-format text "$@" >"$work/$name.log" 2>&1 &
   pid=$!
   started+=("$pid")
 }

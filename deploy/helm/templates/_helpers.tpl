@@ -49,6 +49,15 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- if $settings -}}{{- toYaml $settings -}}{{- end -}}
 {{- end -}}
 
+{{/* The Service that leads here, where it gets an address of its own, can be seen, and the settings name no other. */}}
+{{- define "weir.published" -}}
+{{- with .Values.controller -}}
+{{- if and .service.enabled (eq .service.type "LoadBalancer") (not .config.status) (or (not .scope.namespaces) (has $.Release.Namespace .scope.namespaces)) -}}
+{{ $.Release.Namespace }}/{{ include "weir.fullname" $ }}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
 {{/* Whether there are several pods, so that one may be kept from being evicted. */}}
 {{- define "weir.several" -}}
 {{- with .Values.controller -}}

@@ -21,6 +21,7 @@ use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::core::{DeserializeGuard, NamespaceResourceScope, Resource};
 
+use super::service::WRITTEN;
 use super::view::Seen;
 use crate::control::translate::Object;
 use crate::control::translate::stream_objects::{TCPRoute, UDPRoute};
@@ -61,7 +62,8 @@ fn metadata(metadata: &mut ObjectMeta) {
     metadata.deletion_grace_period_seconds = None;
     metadata.generate_name = None;
     if let Some(annotations) = &mut metadata.annotations {
-        annotations.retain(|key, _| !NOISE.contains(&key.as_str()));
+        let noise = |key: &str| NOISE.contains(&key) || WRITTEN.contains(&key);
+        annotations.retain(|key, _| !noise(key));
         if annotations.is_empty() {
             metadata.annotations = None;
         }
@@ -78,8 +80,9 @@ impl Watched for Service {
 
     fn strip(mut self) -> Seen {
         metadata(&mut self.metadata);
-        // Where a load balancer is found that leads to Weir.
-        let balancer = self.status.take().and_then(|status| status.load_balancer);
+        // Where a load balancer is found: it may lead to Weir.
+        let leads = self.spec.as_ref().is_some_and(|spec| spec.type_.as_deref() == Some("LoadBalancer"));
+        let balancer = self.status.take().and_then(|status| status.load_balancer).filter(|_| leads);
         let balancer = balancer.filter(|balancer| balancer.ingress.as_ref().is_some_and(|points| !points.is_empty()));
         self.status = balancer.map(|it| ServiceStatus { load_balancer: Some(it), ..ServiceStatus::default() });
         if let Some(spec) = &mut self.spec {

@@ -5,9 +5,9 @@ use crate::harness::certificates::Authority;
 use crate::harness::client::{H1, Target};
 use crate::harness::manifests::{classes, gateway, http_route, ingress, service_with, tls_secret};
 use crate::harness::scene::HOST;
-use crate::harness::turn;
 use crate::harness::websocket::Socket;
 use crate::harness::weir::Weir;
+use crate::harness::{turn, until};
 
 /// A Secret with the roots that backends are verified with.
 fn roots(authority: &Authority) -> String {
@@ -154,7 +154,9 @@ async fn a_gateways_certificate_is_shown_for_its_routes_alone() {
         series.sort_unstable();
         let twice: Vec<_> = series.windows(2).filter(|pair| pair[0] == pair[1]).collect();
         assert!(twice.is_empty(), "{twice:?}");
-        let metrics = weir.metrics().await;
-        assert_eq!(metrics.sum("weir_requests_total", &[("service", "shop")]) as u64, 8);
+        until("all eight are counted", async || {
+            weir.metrics().await.sum("weir_requests_total", &[("service", "shop")]) as u64 == 8
+        })
+        .await;
     }
 }

@@ -26,6 +26,8 @@ use crate::control::provider::directory::Directory;
 use crate::control::provider::kubernetes::{self, Kubernetes, KubernetesError, Scope};
 use crate::control::provider::{Age, feed};
 use crate::control::translate::{AddressRange, Change, Options as TranslateOptions, Translator};
+#[cfg(feature = "kubernetes")]
+use crate::control::written;
 use crate::control::{Control, Cycle, Report};
 use crate::drain::{Drain, Phase};
 use crate::model::{Bind, GatewayAddress, ObjectName, Protocol};
@@ -152,16 +154,21 @@ pub fn run(settings: Settings, origins: &Origins, source: Source, announce: impl
         Source::Kubernetes(_) => None,
         Source::Embedded(_) => None,
     };
+    #[cfg(feature = "kubernetes")]
+    let cluster = match &source {
+        Source::Kubernetes(scope) => Some(scope.kubeconfig.clone()),
+        Source::Directory(_) | Source::Embedded(_) => None,
+    };
     let (provider, batches) = open_source(source)?;
-
-    let writer = open_writer(&provider, &settings, &report, &drain)?;
 
     let live = Live::new(registry.clone());
     let backends = live.backends();
     let driver = Driver::new(workers, Box::new(RegistryTally::new(registry.clone())));
     let board = driver.handle().board().clone();
     let cutovers = driver.handle().clone();
-    let cycle = Cycle::new(Translator::new(translate_options(&settings)), live, published.clone(), report.clone());
+    let writer = open_writer(&provider, &settings, &report, &board, &drain)?;
+    let options = translate_options(&settings, provider.experimental());
+    let cycle = Cycle::new(Translator::new(options), live, published.clone(), report.clone());
     let checked = backends.clone();
     spawn("weir-control", move || {
         let control = Control::new(cycle, cutovers);
@@ -177,6 +184,10 @@ pub fn run(settings: Settings, origins: &Origins, source: Source, announce: impl
     fill(&mut sources, &settings, origins, &published, &report, &backends, &board, &serving, &drain);
     if let Some(manifests) = manifests {
         sources.act = Arc::new(move |service, action| act(&manifests, service, action));
+    }
+    #[cfg(feature = "kubernetes")]
+    if let Some(kubeconfig) = cluster {
+        sources.act = Arc::new(move |service, action| ask(kubeconfig.as_deref(), service, action));
     }
     let logs_control = (access_log.control(), logs.control());
     let facts = FactSources {
@@ -297,6 +308,15 @@ enum Provider {
 }
 
 impl Provider {
+    /// Whether fields of the experimental channel of the Gateway API exist.
+    fn experimental(&self) -> bool {
+        match self {
+            #[cfg(feature = "kubernetes")]
+            Self::Kubernetes(kubernetes) => kubernetes.experimental(),
+            Self::Directory(_) | Self::Embedded { .. } => false,
+        }
+    }
+
     /// How old what it says may be, if it cannot always know.
     fn age(&self) -> Option<Arc<Age>> {
         match self {
@@ -363,7 +383,8 @@ impl Writing {
 fn open_writer(
     provider: &Provider,
     settings: &Settings,
-    report: &Report,
+    report: &Arc<Report>,
+    board: &Arc<Board>,
     drain: &Drain,
 ) -> Result<Option<Writing>, AppError> {
     let Provider::Kubernetes(provider) = provider else { return Ok(None) };
@@ -371,12 +392,18 @@ fn open_writer(
         tracing::info!("provider.write_status is false: nothing is written to the API server");
         return Ok(None);
     }
-    let sources = kubernetes::Sources { statuses: report.statuses() };
+    let sources = written::sources(report, board);
     Ok(Some(Writing { writer: provider.write(sources, drain.watch())? }))
 }
 
 #[cfg(not(feature = "kubernetes"))]
-fn open_writer(_: &Provider, _: &Settings, _: &Report, _: &Drain) -> Result<Option<Writing>, AppError> {
+fn open_writer(
+    _: &Provider,
+    _: &Settings,
+    _: &Arc<Report>,
+    _: &Arc<Board>,
+    _: &Drain,
+) -> Result<Option<Writing>, AppError> {
     Ok(None)
 }
 
@@ -451,7 +478,7 @@ fn specs(settings: &Settings) -> Vec<Spec> {
 }
 
 /// What translation needs of the settings.
-fn translate_options(settings: &Settings) -> TranslateOptions {
+fn translate_options(settings: &Settings, experimental: bool) -> TranslateOptions {
     let addresses = settings.gateways.addresses.iter();
     let addresses = addresses.map(|(first, last)| AddressRange { first: *first, last: *last }).collect();
     let place = |text: &String| match text.parse() {
@@ -468,7 +495,7 @@ fn translate_options(settings: &Settings) -> TranslateOptions {
         published.sort_unstable();
         published.dedup();
     }
-    TranslateOptions { addresses, published, published_service, ..TranslateOptions::default() }
+    TranslateOptions { addresses, published, published_service, experimental, ..TranslateOptions::default() }
 }
 
 fn options(settings: &Settings) -> Options {
@@ -487,6 +514,7 @@ fn options(settings: &Settings) -> Options {
             body: limits.body,
             connections: connections(limits.connections as u64),
             connections_per_address: u32::try_from(limits.connections_per_address).unwrap_or(u32::MAX),
+            udp_sessions: limits.udp_sessions,
             streams: limits.h2_streams,
             stream_window: limits.h2_stream_window,
             connection_window: limits.h2_connection_window,
@@ -504,6 +532,7 @@ fn options(settings: &Settings) -> Options {
             connect: timeouts.connect,
             response_head: timeouts.response_head,
             tunnel_idle: timeouts.tunnel_idle,
+            udp_idle: timeouts.udp_idle,
             upstream_idle: timeouts.upstream_idle,
         },
         trusted: settings.trusted_proxies.clone(),
@@ -660,6 +689,29 @@ fn act(manifests: &Path, service: &ObjectName, action: &CutoverAction) -> Result
         })),
         Err(error @ EditError::File { .. }) => Err(ActionError::Unavailable(error.to_string())),
         Err(error) => Err(ActionError::Invalid(error.to_string())),
+    }
+}
+
+/// The same on an API server: by the annotation of the Service.
+#[cfg(feature = "kubernetes")]
+fn ask(kubeconfig: Option<&Path>, service: &ObjectName, action: &CutoverAction) -> Result<Value, ActionError> {
+    use kubernetes::{AskError, Wish};
+    let wish = match action {
+        CutoverAction::To(color) => Wish::To(color.to_string()),
+        CutoverAction::Hold(hold) => Wish::Hold(*hold),
+        CutoverAction::Abort(value) => Wish::Abort(value.to_string()),
+        CutoverAction::Retry(value) => Wish::Retry(value.to_string()),
+    };
+    match kubernetes::ask(kubeconfig, service, &wish) {
+        Ok(asked) => Ok(serde_json::json!({
+            "annotation": asked.key,
+            "before": asked.before,
+            "now": asked.now,
+            "changed": asked.changed,
+        })),
+        Err(error @ (AskError::NotFound(_) | AskError::NoColors(_))) => Err(ActionError::NotFound(error.to_string())),
+        Err(error @ AskError::Refused(_)) => Err(ActionError::Invalid(error.to_string())),
+        Err(error) => Err(ActionError::Unavailable(error.to_string())),
     }
 }
 

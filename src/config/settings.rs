@@ -141,6 +141,8 @@ pub struct Limits {
     pub connections: usize,
     /// Open connections of one client address; 0 is no limit, the default: many users may share one address.
     pub connections_per_address: usize,
+    /// Sessions of datagrams per listener.
+    pub udp_sessions: u32,
     /// Streams open at a time on an HTTP/2 connection, 1–10,000. Default 100, the least that RFC 9113 recommends.
     pub h2_streams: u32,
     /// Flow-control window of a stream, 16 KiB–16 MiB. Default 64 KiB: what one client can make this process hold.
@@ -184,6 +186,8 @@ pub struct Timeouts {
     /// Silence of an upgraded connection, 1 s–7 d. Default 1 h: longer than any heartbeat.
     #[serde(serialize_with = "duration")]
     pub tunnel_idle: Duration,
+    /// Silence of a session of datagrams.
+    pub udp_idle: Duration,
     /// How long an unused connection to an endpoint is kept, 0–1 h. Default 55 s: before the 60 s at which common
     /// servers close theirs, so that a request does not meet a closing connection.
     #[serde(serialize_with = "duration")]
@@ -331,6 +335,7 @@ impl Default for Settings {
                 body: 0,
                 connections: 100_000,
                 connections_per_address: 0,
+                udp_sessions: 10_000,
                 h2_streams: 100,
                 h2_stream_window: 64 << 10,
                 h2_connection_window: 1 << 20,
@@ -348,6 +353,7 @@ impl Default for Settings {
                 connect: Duration::from_secs(5),
                 response_head: Duration::from_secs(60),
                 tunnel_idle: Duration::from_secs(3600),
+                udp_idle: Duration::from_secs(60),
                 upstream_idle: Duration::from_secs(55),
             },
             trusted_proxies: Vec::new(),

@@ -97,6 +97,7 @@ table! {
     "limits.body" NO_FLAG, limits.body = size(0, u64::MAX), "size of a request body, beyond it 413; 0 is no limit";
     "limits.connections" NO_FLAG, limits.connections = count(1, 10_000_000), "open connections of one listener";
     "limits.connections_per_address" NO_FLAG, limits.connections_per_address = count(0, 10_000_000), "open connections of one client address; 0 is no limit";
+    "limits.udp_sessions" NO_FLAG, limits.udp_sessions = count(1, 10_000_000), "sessions of datagrams open at a time at one listener";
     "limits.h2_streams" NO_FLAG, limits.h2_streams = count(1, 10_000), "streams open at a time on an HTTP/2 connection";
     "limits.h2_stream_window" NO_FLAG, limits.h2_stream_window = size(16384, 16 * MIB), "flow-control window of an HTTP/2 stream";
     "limits.h2_connection_window" NO_FLAG, limits.h2_connection_window = size(65536, 64 * MIB), "flow-control window of an HTTP/2 connection";
@@ -111,7 +112,8 @@ table! {
     "timeouts.keep_alive" NO_FLAG, timeouts.keep_alive = duration("0", "1h"), "between two requests of a connection; 0 closes after each";
     "timeouts.connect" NO_FLAG, timeouts.connect = duration("10ms", "5m"), "opening a connection to an endpoint";
     "timeouts.response_head" NO_FLAG, timeouts.response_head = duration("10ms", "1d"), "from the end of a request to the head of its response";
-    "timeouts.tunnel_idle" NO_FLAG, timeouts.tunnel_idle = duration("1s", "7d"), "silence of an upgraded connection";
+    "timeouts.tunnel_idle" NO_FLAG, timeouts.tunnel_idle = duration("1s", "7d"), "silence of an upgraded or passed-on connection";
+    "timeouts.udp_idle" NO_FLAG, timeouts.udp_idle = duration("1s", "1d"), "silence of a session of datagrams";
     "timeouts.upstream_idle" NO_FLAG, timeouts.upstream_idle = duration("0", "1h"), "how long an unused connection to an endpoint is kept";
     "trusted_proxies" NO_FLAG, trusted_proxies = networks(), "peers whose X-Forwarded-* and PROXY headers are believed; a PROXY header from anyone else ends the connection";
     "access_log.mode" Some("--access-log"), access_log.mode = choice(MODES), "which requests get a line";

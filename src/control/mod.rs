@@ -12,6 +12,8 @@ mod resolve;
 #[cfg(test)]
 mod tests;
 pub mod translate;
+#[cfg(feature = "kubernetes")]
+pub mod written;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;

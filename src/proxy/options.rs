@@ -45,6 +45,8 @@ pub struct Limits {
     pub connections: u64,
     /// Connections per client address, per worker's share of a listener.
     pub connections_per_address: u32,
+    /// Sessions of datagrams per listener over all workers; at least 1.
+    pub udp_sessions: u32,
     /// Concurrent HTTP/2 streams per connection; at least 1.
     pub streams: u32,
     /// HTTP/2 receive window per stream, bytes.
@@ -79,6 +81,7 @@ impl Default for Limits {
             body: 0,
             connections: 100_000,
             connections_per_address: 0,
+            udp_sessions: 10_000,
             streams: 100,
             stream_window: 64 * 1024,
             connection_window: 1024 * 1024,
@@ -108,6 +111,8 @@ pub struct Timeouts {
     pub response_head: Duration,
     /// Tunnels and streams of unknown length, without a byte in either direction.
     pub tunnel_idle: Duration,
+    /// Sessions of datagrams, without one in either direction.
+    pub udp_idle: Duration,
     /// Upstream connections without a request.
     pub upstream_idle: Duration,
 }
@@ -122,6 +127,7 @@ impl Default for Timeouts {
             connect: Duration::from_secs(5),
             response_head: Duration::from_secs(60),
             tunnel_idle: Duration::from_secs(3600),
+            udp_idle: Duration::from_secs(60),
             upstream_idle: Duration::from_secs(55),
         }
     }

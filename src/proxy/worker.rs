@@ -13,10 +13,10 @@ use tokio::runtime::LocalOptions;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-use super::listener::{BindError, Listener, Shared, Spec, bind};
+use super::listener::{BindError, Datagrams, Listener, Shared, Spec, bind, bind_datagrams};
 use super::request::{Context, Warmed};
 use crate::drain::{DrainWatch, Phase};
-use crate::model::Bind;
+use crate::model::{Bind, Protocol};
 use crate::proxy::backend::Backend;
 use crate::telemetry::clock;
 
@@ -41,17 +41,20 @@ struct Open {
 
 impl Sockets {
     /// Opens one worker's socket of a listener. The first worker's port 0 becomes everyone's port.
-    fn open(&self, spec: &Spec) -> Result<(std::net::TcpListener, Arc<Shared>), BindError> {
+    fn open(&self, spec: &Spec) -> Result<(Socket, Arc<Shared>), BindError> {
         let mut open = self.open.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let known = open.get(&spec.name).filter(|known| known.spec == *spec);
         let mut wanted = spec.clone();
         if let Some(known) = known {
             wanted.address = known.address;
         }
-        let socket = bind(&wanted)?;
+        let socket = match wanted.protocol {
+            Protocol::Udp => Socket::Datagrams(bind_datagrams(&wanted)?),
+            Protocol::Http | Protocol::Https | Protocol::Tcp => Socket::Connections(bind(&wanted)?),
+        };
         if known.is_none() {
             let failed = |source| BindError { name: spec.name.clone(), address: spec.address, source };
-            let address = socket.local_addr().map_err(failed)?;
+            let address = socket.address().map_err(failed)?;
             tracing::info!(listener = %spec.name, %address, protocol = ?spec.protocol, "listening");
             open.insert(spec.name.clone(), Open { address, shared: Arc::default(), spec: spec.clone() });
         }
@@ -71,6 +74,20 @@ impl Sockets {
     pub fn addresses(&self) -> BTreeMap<Arc<str>, SocketAddr> {
         let open = self.open.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         open.iter().map(|(name, known)| (name.clone(), known.address)).collect()
+    }
+}
+
+enum Socket {
+    Connections(std::net::TcpListener),
+    Datagrams(std::net::UdpSocket),
+}
+
+impl Socket {
+    fn address(&self) -> std::io::Result<SocketAddr> {
+        match self {
+            Self::Connections(socket) => socket.local_addr(),
+            Self::Datagrams(socket) => socket.local_addr(),
+        }
     }
 }
 
@@ -148,7 +165,8 @@ async fn work(plan: Plan, context: Rc<Context>, bound: oneshot::Sender<Result<()
     context.log.borrow_mut().flush();
 }
 
-/// A listener of this worker. Dropping `stop` ends it.
+/// A listener of this worker. Dropping `stop` ends it; a message there lets what runs come to its end, also where there are
+/// no connections.
 struct Running {
     spec: Spec,
     stop: oneshot::Sender<()>,
@@ -167,15 +185,24 @@ struct Desk {
 impl Desk {
     fn open(&mut self, spec: &Spec) -> Result<(), BindError> {
         let (socket, shared) = self.sockets.open(spec)?;
-        let listener = Listener::new(&self.context, spec.clone(), shared);
         let (stop, stopped) = oneshot::channel::<()>();
         let name = spec.name.clone();
-        let task = tokio::task::spawn_local(async move {
-            let stopped = async { _ = stopped.await };
-            if let Err(error) = listener.run(socket, stopped).await {
-                tracing::error!(listener = %name, %error, "listener failed");
+        let task = match socket {
+            Socket::Connections(socket) => {
+                let listener = Listener::new(&self.context, spec.clone(), shared);
+                tokio::task::spawn_local(async move {
+                    let stopped = async { _ = stopped.await };
+                    if let Err(error) = listener.run(socket, stopped).await {
+                        tracing::error!(listener = %name, %error, "listener failed");
+                    }
+                })
             }
-        });
+            Socket::Datagrams(socket) => {
+                let failed = |source| BindError { name, address: spec.address, source };
+                let datagrams = Datagrams::new(&self.context, spec.clone(), shared, socket).map_err(failed)?;
+                tokio::task::spawn_local(datagrams.run(stopped))
+            }
+        };
         self.running.insert(spec.name.clone(), Running { spec: spec.clone(), stop, task });
         Ok(())
     }
@@ -190,10 +217,8 @@ impl Desk {
         for (bind, table) in &snapshot.entries {
             let address = match bind {
                 Bind::Http | Bind::Https => continue,
-                Bind::Port(port) => SocketAddr::new(host, *port),
-                Bind::Address(address) => *address,
-                // Datagrams are not accepted but received.
-                Bind::UdpPort(_) | Bind::UdpAddress(_) => continue,
+                Bind::Port(port) | Bind::UdpPort(port) => SocketAddr::new(host, *port),
+                Bind::Address(address) | Bind::UdpAddress(address) => *address,
             };
             let name: Arc<str> = bind.to_string().into();
             let spec =
@@ -229,7 +254,7 @@ impl Desk {
     /// Stops all listeners and waits until each has taken in what the system had accepted for it.
     async fn close_all(&mut self) {
         for (_, Running { stop, task, .. }) in std::mem::take(&mut self.running) {
-            drop(stop);
+            let _ = stop.send(());
             // A panic there has been reported by the panic hook already.
             let _ = task.await;
         }

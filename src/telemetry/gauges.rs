@@ -88,7 +88,7 @@ pub const FLOODS: [&str; 10] = [
 /// Counters of one listener on one worker.
 #[derive(Debug, Default)]
 pub struct ListenerCounters {
-    /// Connections that are open, also those that are still in a handshake.
+    /// Connections (or sessions of datagrams) that are open, also those that are still in a handshake.
     pub open: Count,
     /// Of these, connections between two requests.
     pub idle: Count,
@@ -104,6 +104,12 @@ pub struct ListenerCounters {
     pub handshakes_failed: Count,
     /// HTTP/2 connections ended because of too many frames of a kind, in the order of [`FLOODS`].
     pub floods: [Count; FLOODS.len()],
+    /// Datagrams from clients.
+    pub datagrams_in: Count,
+    /// Datagrams to clients.
+    pub datagrams_out: Count,
+    /// Datagrams, in either direction, that were not passed on.
+    pub datagrams_dropped: Count,
 }
 
 impl Counters {
@@ -171,6 +177,9 @@ pub struct ListenerTotals {
     pub handshakes_ok: u64,
     pub handshakes_failed: u64,
     pub floods: [u64; FLOODS.len()],
+    pub datagrams_in: u64,
+    pub datagrams_out: u64,
+    pub datagrams_dropped: u64,
 }
 
 impl ListenerTotals {
@@ -185,6 +194,9 @@ impl ListenerTotals {
         for (sum, count) in self.floods.iter_mut().zip(&counters.floods) {
             *sum += count.value();
         }
+        self.datagrams_in += counters.datagrams_in.value();
+        self.datagrams_out += counters.datagrams_out.value();
+        self.datagrams_dropped += counters.datagrams_dropped.value();
     }
 
     /// Connections that have not come to their first request yet.

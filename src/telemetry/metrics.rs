@@ -213,6 +213,14 @@ impl Page<'_> {
                 family.add(&[name, kind], count as f64);
             }
         }
+        let with_datagrams = || listeners.iter().filter(|(_, totals)| totals.datagrams_in > 0);
+        let mut family = families.of("weir_datagrams_total");
+        for (name, totals) in with_datagrams() {
+            family.add(&[name, "in"], totals.datagrams_in as f64);
+            family.add(&[name, "out"], totals.datagrams_out as f64);
+        }
+        let mut family = families.of("weir_datagrams_dropped_total");
+        with_datagrams().for_each(|(name, totals)| family.add(&[name], totals.datagrams_dropped as f64));
         let mut family = families.of("weir_upstream_connections");
         family.add(&["active"], self.gauges.sum(|worker| &worker.upstream_active) as f64);
         family.add(&["idle"], self.gauges.sum(|worker| &worker.upstream_idle) as f64);

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use super::reading::Reading;
-use super::service::{self, Plans, PortName};
+use super::service::{self, Known, PortName, Way};
 use super::{grant, values};
-use crate::model::{Access, ObjectName, Target};
+use crate::model::{ObjectName, Target};
 
 /// The largest weight of the API.
 const MAX_WEIGHT: u32 = 1_000_000;
@@ -36,9 +36,9 @@ pub(super) use reference;
 /// Where a backendRef leads. What is wrong is told to the owner of the route.
 pub(super) fn target(
     reading: &mut Reading<'_>,
-    plans: &Plans,
+    known: Known<'_>,
     reference: &Reference<'_>,
-    access: Access,
+    way: Way,
     field: &str,
 ) -> Target {
     let invalid = |why: String| Target::Invalid { why: why.into() };
@@ -63,7 +63,7 @@ pub(super) fn target(
         reading.error("PortNotFound", format!("{field}.port"), &*why, "write port; its share is answered with 500");
         return invalid(why);
     };
-    service::target(reading, plans, &name, PortName::Number(port), access, field)
+    service::target(reading, known, &name, PortName::Number(port), way, field)
 }
 
 /// The share of a backendRef.

@@ -57,6 +57,9 @@ impl Translator {
         for (name, ..) in catch_up(&mut self.seen.gateways, &objects.gateways) {
             self.dirty.insert(Item::Gateway(name));
         }
+        for (name, ..) in catch_up(&mut self.seen.backend_tls_policies, &objects.backend_tls_policies) {
+            self.dirty.insert(Item::Policy(name));
+        }
         for (name, ..) in catch_up(&mut self.seen.ingresses, &objects.ingresses) {
             self.dirty.insert(Item::Ingress(name));
         }
@@ -65,6 +68,15 @@ impl Translator {
         }
         for (name, ..) in catch_up(&mut self.seen.grpc_routes, &objects.grpc_routes) {
             self.dirty.insert(Item::Route(RouteKind::Grpc, name));
+        }
+        for (name, ..) in catch_up(&mut self.seen.tls_routes, &objects.tls_routes) {
+            self.dirty.insert(Item::Route(RouteKind::Tls, name));
+        }
+        for (name, ..) in catch_up(&mut self.seen.tcp_routes, &objects.tcp_routes) {
+            self.dirty.insert(Item::Route(RouteKind::Tcp, name));
+        }
+        for (name, ..) in catch_up(&mut self.seen.udp_routes, &objects.udp_routes) {
+            self.dirty.insert(Item::Route(RouteKind::Udp, name));
         }
     }
 

@@ -9,7 +9,7 @@ use gateway_api::apis::experimental::httproutes::{
 };
 
 use super::reading::Reading;
-use super::values;
+use super::{cors, values};
 use crate::model::{Filter, HeaderEdit, Mirror, PathEdit, Redirect, Rewrite, Target};
 
 /// Finds the target of a mirror.
@@ -39,7 +39,7 @@ pub(super) fn filters(
             Ok(Some(filter)) => {
                 if let Some(with) = rival(&all, &filter) {
                     let problem = format!("there already is a {with} in this rule");
-                    let fix = "keep one redirect or one rewrite; until then the answer is 500";
+                    let fix = "keep one of them; until then the answer is 500";
                     reading.error("IncompatibleFilters", field, &*problem, fix);
                     broken.get_or_insert(problem.into());
                 } else {
@@ -65,6 +65,9 @@ fn rival(all: &[Filter], filter: &Filter) -> Option<&'static str> {
         Filter::Rewrite(_) => Some("rewrite"),
         _ => None,
     };
+    if matches!(filter, Filter::Cors(_)) {
+        return all.iter().any(|earlier| matches!(earlier, Filter::Cors(_))).then_some("CORS filter");
+    }
     changes_url(filter)?;
     all.iter().find_map(changes_url)
 }
@@ -117,12 +120,10 @@ fn one(
             Some(written) => Ok(mirror(reading, written, &format!("{field}.requestMirror"), find)),
             None => Err(missing(reading, "requestMirror")),
         },
-        // A browser refuses what no CORS header allows, so leaving it out opens nothing.
-        Type::Cors => {
-            let problem = "CORS is not supported; no CORS headers are sent";
-            reading.warning("UnsupportedFilter", field, problem, "remove it, or let the backend answer");
-            Ok(None)
-        }
+        Type::Cors => match &filter.cors {
+            Some(written) => Ok(Some(Filter::Cors(cors::cors(reading, written, &format!("{field}.cors"))))),
+            None => Err(missing(reading, "cors")),
+        },
         Type::ExternalAuth => {
             let problem = "requests cannot be shown to an authorization service";
             reading.error("UnsupportedFilter", field, problem, &format!("remove it; {ANSWER}"));

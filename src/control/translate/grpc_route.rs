@@ -12,12 +12,12 @@ use serde_json::json;
 use super::attach::{self, Gateways, Wanted};
 use super::reading::{Reading, created};
 use super::rules::{self, LEFT_OUT, tidy, value_match};
-use super::service::Plans;
+use super::service::Known;
 use super::{Part, annotations, values};
 use crate::model::{PathMatch, RouteKind, RouteMatch};
 
 /// Derives a GRPCRoute.
-pub(super) fn grpc_route(reading: &mut Reading<'_>, gateways: &Gateways, plans: &Plans, route: &GRPCRoute) -> Part {
+pub(super) fn grpc_route(reading: &mut Reading<'_>, gateways: &Gateways, known: Known<'_>, route: &GRPCRoute) -> Part {
     let mut part = Part { created: created(&route.metadata), ..Part::default() };
     let wanted = Wanted {
         kind: RouteKind::Grpc,
@@ -33,7 +33,7 @@ pub(super) fn grpc_route(reading: &mut Reading<'_>, gateways: &Gateways, plans: 
     let written = route.spec.rules.as_deref().unwrap_or_default();
     let twins: Vec<HttpRouteRules> = written.iter().map(twin).collect();
     let mut read = |reading: &mut Reading<'_>, index: usize, field: &str| matches(reading, &written[index], field);
-    rules::derive(reading, plans, &mut part, attachment, &twins, &mut read);
+    rules::derive(reading, known, &mut part, attachment, &twins, &mut read);
     part
 }
 

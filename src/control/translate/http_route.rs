@@ -8,12 +8,12 @@ use gateway_api::apis::experimental::httproutes::{
 use super::attach::{self, Gateways, Wanted};
 use super::reading::{Reading, created};
 use super::rules::{self, LEFT_OUT, tidy, value_match};
-use super::service::Plans;
+use super::service::Known;
 use super::{Part, annotations, values};
 use crate::model::{PathMatch, RouteKind, RouteMatch};
 
 /// Derives an HTTPRoute.
-pub(super) fn http_route(reading: &mut Reading<'_>, gateways: &Gateways, plans: &Plans, route: &HTTPRoute) -> Part {
+pub(super) fn http_route(reading: &mut Reading<'_>, gateways: &Gateways, known: Known<'_>, route: &HTTPRoute) -> Part {
     let mut part = Part { created: created(&route.metadata), ..Part::default() };
     let wanted = Wanted {
         kind: RouteKind::Http,
@@ -29,7 +29,7 @@ pub(super) fn http_route(reading: &mut Reading<'_>, gateways: &Gateways, plans: 
     annotations::misplaced(reading, route.metadata.annotations.as_ref());
     let rules = route.spec.rules.as_deref().unwrap_or_default();
     let mut read = |reading: &mut Reading<'_>, index: usize, field: &str| matches(reading, &rules[index], field);
-    rules::derive(reading, plans, &mut part, attachment, rules, &mut read);
+    rules::derive(reading, known, &mut part, attachment, rules, &mut read);
     part
 }
 

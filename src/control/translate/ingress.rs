@@ -8,11 +8,11 @@ use k8s_openapi::api::networking::v1::{HTTPIngressPath, Ingress, IngressBackend}
 
 use super::reading::{Dep, Reading, annotation, created};
 use super::secret::Certificates;
-use super::service::{Plans, PortName, target};
+use super::service::{Known, PortName, Way, target};
 use super::{Options, Part, addresses, annotations, values};
 use crate::model::{
-    Access, Bind, CertificateBinding, HostPattern, Labels, ObjectName, PathMatch, Rank, Route, RouteMatch,
-    RouteTimeouts, Rule, Status, Target, WeightedBackend,
+    Bind, CertificateBinding, HostPattern, Labels, ObjectName, PathMatch, Rank, Route, RouteMatch, RouteTimeouts, Rule,
+    Status, Target, WeightedBackend,
 };
 
 /// The annotation from before `spec.ingressClassName`.
@@ -70,7 +70,7 @@ fn is_ours(reading: &mut Reading<'_>, options: &Options, ingress: &Ingress) -> b
 pub(super) fn ingress(
     reading: &mut Reading<'_>,
     options: &Options,
-    plans: &Plans,
+    known: Known<'_>,
     certificates: &mut Certificates,
     ingress: &Ingress,
 ) -> Part {
@@ -85,7 +85,7 @@ pub(super) fn ingress(
         reading.error("NoRules", "spec", "the Ingress has no spec", "add spec.rules or spec.defaultBackend");
         return part;
     };
-    let mut writer = Writer { plans, created: part.created, part: &mut part };
+    let mut writer = Writer { known, created: part.created, part: &mut part };
     if let Some(backend) = &spec.default_backend {
         let target = writer.backend(reading, backend, "spec.defaultBackend");
         writer.route(reading, &HostPattern::Any, PathMatch::Prefix("/".into()), DEFAULT_RULE, 0, target);
@@ -131,7 +131,7 @@ pub(super) fn ingress(
 }
 
 struct Writer<'a> {
-    plans: &'a Plans,
+    known: Known<'a>,
     created: i64,
     part: &'a mut Part,
 }
@@ -164,7 +164,7 @@ impl Writer<'_> {
             reading.error("PortNotFound", format!("{field}.port"), problem, fix);
             return invalid(problem);
         };
-        let target = target(reading, self.plans, &name, port, Access::Tcp, &field);
+        let target = target(reading, self.known, &name, port, Way::Open, &field);
         if let Target::Backend(key) = &target {
             self.part.backends.insert(key.clone());
         }

@@ -11,7 +11,9 @@ mod addresses;
 pub mod annotations;
 mod attach;
 mod backend_ref;
+mod backend_tls;
 mod color;
+mod cors;
 mod diff;
 mod features;
 mod filters;
@@ -34,6 +36,8 @@ mod secret;
 mod service;
 mod status;
 pub mod stream_objects;
+mod stream_route;
+mod streams;
 #[cfg(test)]
 mod tests;
 mod values;
@@ -42,15 +46,17 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 pub use self::addresses::AddressRange;
+use self::backend_tls::Policies;
 use self::hosts::Hosts;
 pub use self::objects::{Change, Object, Objects};
 use self::parents::Parents;
 use self::reading::{Dep, Reading};
 use self::secret::Certificates;
-use self::service::{Plans, SlicesOf};
+use self::service::{Known, Plans, SlicesOf};
+use self::streams::Streams;
 use crate::model::{
-    Backend, BackendKey, Bind, CertificateBinding, ColorEndpoints, GatewayAddress, HostPattern, Model, ObjectName,
-    ObjectRef, ObjectStatus, Protocol, Route, RouteKind, Status, Statuses, Verdict,
+    Access, Backend, BackendKey, Bind, CertificateBinding, ColorEndpoints, GatewayAddress, HostPattern, Model,
+    ObjectName, ObjectRef, ObjectStatus, Protocol, Route, RouteKind, Status, Statuses, Stream, Verdict,
 };
 
 /// Which objects are ours.
@@ -107,11 +113,15 @@ enum Item {
     Service(ObjectName),
     Gateway(ObjectName),
     ListenerSet(ObjectName),
+    /// A BackendTLSPolicy.
+    Policy(ObjectName),
     Ingress(ObjectName),
     Route(RouteKind, ObjectName),
     Backend(BackendKey),
     /// Not derived from objects, but from all routes at one host.
     Host(Bind, HostPattern),
+    /// The same for streams.
+    Stream(Bind, HostPattern),
 }
 
 /// What an Ingress or HTTPRoute comes to.
@@ -120,7 +130,12 @@ struct Part {
     /// Age of the object, as in a rank.
     created: i64,
     routes: Vec<(Bind, HostPattern, Arc<Route>)>,
+    streams: Vec<(Bind, Stream)>,
     backends: BTreeSet<BackendKey>,
+    /// Gateways at which it is served.
+    gateways: BTreeSet<ObjectName>,
+    /// Each of them with each of the Services that its rules name.
+    ways: BTreeSet<(ObjectName, ObjectName)>,
     certificates: Vec<(Bind, CertificateBinding)>,
     /// What is written into the object's status; `None` when it is not ours to write.
     status: Option<Status>,
@@ -146,11 +161,13 @@ pub struct Translator {
     slices: SlicesOf,
     certificates: Certificates,
     plans: Plans,
+    policies: Policies,
     parents: Parents,
     parts: HashMap<Item, Part>,
     /// How many parts name a backend.
     uses: HashMap<BackendKey, usize>,
     hosts: Hosts,
+    streams: Streams,
     /// Certificates by who presents them: age first, so that the oldest wins.
     bindings: BTreeMap<(i64, Item), Vec<(Bind, CertificateBinding)>>,
     bindings_changed: bool,
@@ -177,10 +194,12 @@ impl Translator {
             slices: SlicesOf::new(),
             certificates: Certificates::default(),
             plans: Plans::new(),
+            policies: Policies::default(),
             parents: Parents::default(),
             parts: HashMap::new(),
             uses: HashMap::new(),
             hosts: Hosts::default(),
+            streams: Streams::default(),
             bindings: BTreeMap::new(),
             bindings_changed: false,
             secrets_unread: false,
@@ -198,10 +217,13 @@ impl Translator {
         self.derive_plans(objects);
         self.derive_classes(objects);
         self.derive_gateways(objects);
+        self.derive_policies(objects);
         self.derive_routes(objects);
         self.publish_parents();
         self.derive_backends(objects);
         self.settle_hosts();
+        self.settle_streams();
+        self.settle_policies(objects);
         self.settle_entries();
         if std::mem::take(&mut self.secrets_unread) {
             let readers = &self.readers;
@@ -277,24 +299,45 @@ impl Translator {
         }
     }
 
-    /// Ingresses and HTTPRoutes.
+    /// Ingresses and routes.
     fn derive_routes(&mut self, objects: &Objects) {
         let items = self.take(|item| matches!(item, Item::Ingress(_) | Item::Route(..)).then(|| item.clone()));
         for item in items {
+            let known = Known { plans: &self.plans, policies: &self.policies };
             let derived = match &item {
                 Item::Ingress(name) => objects.ingresses.get(name).map(|ingress| {
                     let mut reading = Reading::new(ObjectRef::new("Ingress", name.clone()), objects);
                     let certificates = &mut self.certificates;
-                    let part = ingress::ingress(&mut reading, &self.options, &self.plans, certificates, ingress);
+                    let part = ingress::ingress(&mut reading, &self.options, known, certificates, ingress);
                     (part, reading)
                 }),
                 Item::Route(RouteKind::Http, name) => objects.http_routes.get(name).map(|route| {
                     let mut reading = Reading::new(ObjectRef::new("HTTPRoute", name.clone()), objects);
-                    (http_route::http_route(&mut reading, &self.parents.gateways, &self.plans, route), reading)
+                    (http_route::http_route(&mut reading, &self.parents.gateways, known, route), reading)
                 }),
                 Item::Route(RouteKind::Grpc, name) => objects.grpc_routes.get(name).map(|route| {
                     let mut reading = Reading::new(ObjectRef::new("GRPCRoute", name.clone()), objects);
-                    (grpc_route::grpc_route(&mut reading, &self.parents.gateways, &self.plans, route), reading)
+                    (grpc_route::grpc_route(&mut reading, &self.parents.gateways, known, route), reading)
+                }),
+                Item::Route(RouteKind::Tls, name) => objects.tls_routes.get(name).map(|route| {
+                    let mut reading = Reading::new(ObjectRef::new("TLSRoute", name.clone()), objects);
+                    (stream_route::tls_route(&mut reading, &self.parents.gateways, known, route), reading)
+                }),
+                Item::Route(RouteKind::Tcp, name) => objects.tcp_routes.get(name).map(|route| {
+                    let mut reading = Reading::new(ObjectRef::new("TCPRoute", name.clone()), objects);
+                    let (metadata, spec) = (&route.metadata, &route.spec);
+                    let kind = RouteKind::Tcp;
+                    let part =
+                        stream_route::plain_route(&mut reading, &self.parents.gateways, known, kind, metadata, spec);
+                    (part, reading)
+                }),
+                Item::Route(RouteKind::Udp, name) => objects.udp_routes.get(name).map(|route| {
+                    let mut reading = Reading::new(ObjectRef::new("UDPRoute", name.clone()), objects);
+                    let (metadata, spec) = (&route.metadata, &route.spec);
+                    let kind = RouteKind::Udp;
+                    let part =
+                        stream_route::plain_route(&mut reading, &self.parents.gateways, known, kind, metadata, spec);
+                    (part, reading)
                 }),
                 _ => None,
             };
@@ -309,6 +352,7 @@ impl Translator {
             };
             part.attached = std::mem::take(&mut reading.attached);
             self.publish(reading.source.clone(), generation_of(objects, &item), part.status.take());
+            part.ways = ways(&part.gateways, &reading.deps);
             let part = keep_identity(&before, part);
             self.remember(item.clone(), reading);
             self.exchange(&item, before, &part);
@@ -331,6 +375,8 @@ impl Translator {
     /// Puts a part in the place of what was derived before it.
     fn exchange(&mut self, item: &Item, before: Part, part: &Part) {
         self.hosts.exchange(&before.routes, &part.routes);
+        self.streams.exchange((before.created, &before.streams), (part.created, &part.streams));
+        self.policies.count(&before.ways, &part.ways);
         self.parents.exchange(&before.attached, &part.attached);
         if matches!(item, Item::Ingress(_)) {
             self.ingresses += usize::from(!part.routes.is_empty());
@@ -373,7 +419,18 @@ impl Translator {
                 continue;
             }
             let mut reading = Reading::new(ObjectRef::new("Service", key.service.clone()), objects);
-            let backend: Backend = service::backend(&mut reading, &self.plans, &self.slices, &key);
+            let identity = match &key.access {
+                Access::As(secret) => {
+                    // What is wrong with it is told to the owner of the Gateway.
+                    let mut aside = Reading::new(reading.source.clone(), objects);
+                    let loaded = self.certificates.load(&mut aside, secret, "");
+                    reading.deps.append(&mut aside.deps);
+                    loaded.map(|(certificate, _)| certificate)
+                }
+                Access::Tcp | Access::Udp => None,
+            };
+            let known = Known { plans: &self.plans, policies: &self.policies };
+            let backend: Backend = service::backend(&mut reading, known, &self.slices, identity, &key);
             self.remember(item, reading);
             if self.model.backends.get(&key).is_none_or(|before| **before != backend) {
                 self.model.backends.insert(key, Arc::new(backend));
@@ -430,7 +487,7 @@ impl Translator {
             if boundaries.is_none_or(|boundaries| *boundaries != *entry.boundaries) {
                 entry.boundaries = boundaries.cloned().map(Arc::new).unwrap_or_default();
             }
-            !entry.hosts.is_empty() || !entry.certificates.is_empty() || socket.is_some()
+            !entry.hosts.is_empty() || !entry.streams.is_empty() || !entry.certificates.is_empty() || socket.is_some()
         });
     }
 
@@ -456,19 +513,23 @@ impl Translator {
 
     /// Keeps what a derivation read and found.
     fn remember(&mut self, item: Item, reading: Reading<'_>) {
-        let mut deps = reading.deps;
+        self.depend(&item, reading.deps);
+        self.tell(item, reading.verdicts);
+    }
+
+    /// Keeps what a derivation read.
+    fn depend(&mut self, item: &Item, mut deps: Vec<Dep>) {
         if deps.len() > 1 {
             let unique: HashSet<Dep> = deps.drain(..).collect();
             deps.extend(unique);
         }
         let before = self.read_by.insert(item.clone(), deps.clone()).unwrap_or_default();
         for dep in before.iter().filter(|dep| !deps.contains(dep)) {
-            self.unread(dep, &item);
+            self.unread(dep, item);
         }
         for dep in deps {
             self.readers.entry(dep).or_default().insert(item.clone());
         }
-        self.tell(item, reading.verdicts);
     }
 
     fn forget(&mut self, item: &Item) {
@@ -502,14 +563,22 @@ impl Translator {
     }
 }
 
+/// Each Gateway with each Service that was looked at for a route.
+fn ways(gateways: &BTreeSet<ObjectName>, read: &[Dep]) -> BTreeSet<(ObjectName, ObjectName)> {
+    let services = read.iter().filter_map(|dep| if let Dep::ServiceShape(name) = dep { Some(name) } else { None });
+    let pairs = services.flat_map(|service| gateways.iter().map(|gateway| (gateway.clone(), service.clone())));
+    pairs.collect()
+}
+
 /// The object of an item whose status may be written.
 fn reference_of(item: &Item) -> Option<ObjectRef> {
     Some(match item {
         Item::Gateway(name) => ObjectRef::new("Gateway", name.clone()),
         Item::ListenerSet(name) => ObjectRef::new("ListenerSet", name.clone()),
+        Item::Policy(name) => ObjectRef::new("BackendTLSPolicy", name.clone()),
         Item::Ingress(name) => ObjectRef::new("Ingress", name.clone()),
         Item::Route(kind, name) => ObjectRef::new(kind.name(), name.clone()),
-        Item::Service(_) | Item::Backend(_) | Item::Host(..) => return None,
+        Item::Service(_) | Item::Backend(_) | Item::Host(..) | Item::Stream(..) => return None,
     })
 }
 
@@ -518,13 +587,14 @@ fn generation_of(objects: &Objects, item: &Item) -> i64 {
     let metadata = match item {
         Item::Gateway(name) => objects.gateways.get(name).map(|it| &it.metadata),
         Item::ListenerSet(name) => objects.listener_sets.get(name).map(|it| &it.metadata),
+        Item::Policy(name) => objects.backend_tls_policies.get(name).map(|it| &it.metadata),
         Item::Ingress(name) => objects.ingresses.get(name).map(|it| &it.metadata),
         Item::Route(RouteKind::Http, name) => objects.http_routes.get(name).map(|it| &it.metadata),
         Item::Route(RouteKind::Grpc, name) => objects.grpc_routes.get(name).map(|it| &it.metadata),
         Item::Route(RouteKind::Tls, name) => objects.tls_routes.get(name).map(|it| &it.metadata),
         Item::Route(RouteKind::Tcp, name) => objects.tcp_routes.get(name).map(|it| &it.metadata),
         Item::Route(RouteKind::Udp, name) => objects.udp_routes.get(name).map(|it| &it.metadata),
-        Item::Service(_) | Item::Backend(_) | Item::Host(..) => None,
+        Item::Service(_) | Item::Backend(_) | Item::Host(..) | Item::Stream(..) => None,
     };
     metadata.and_then(|metadata| metadata.generation).unwrap_or_default()
 }
@@ -542,6 +612,11 @@ fn keep_identity(before: &Part, mut part: Part) -> Part {
     for (new, old) in part.routes.iter_mut().zip(&before.routes) {
         if *new.2 == *old.2 {
             new.2 = old.2.clone();
+        }
+    }
+    for (new, old) in part.streams.iter_mut().zip(&before.streams) {
+        if *new.1.rule == *old.1.rule {
+            new.1.rule = old.1.rule.clone();
         }
     }
     part

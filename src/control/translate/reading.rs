@@ -34,6 +34,8 @@ pub(super) enum Dep {
     Grants(Arc<str>),
     /// All IngressClasses.
     IngressClasses,
+    /// The BackendTLSPolicies for a Service.
+    Policies(ObjectName),
 }
 
 /// The reading of one object.

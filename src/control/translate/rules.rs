@@ -3,7 +3,7 @@
 //! A GRPCRoute says the same things in the same words but for its matches, so its rules come here as rules of an
 //! HTTPRoute; [`super::http_route`] and [`super::grpc_route`] read the matches.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,11 +15,11 @@ use super::attach::Attachment;
 use super::backend_ref::{self, reference};
 use super::filters::{self, Filters};
 use super::reading::Reading;
-use super::service::Plans;
+use super::service::{self, Known, Way};
 use super::{Part, status, values};
 use crate::model::{
-    Access, BackendKey, Bind, Filter, HostPattern, PathMatch, Rank, Route, RouteMatch, RouteRetry, RouteTimeouts, Rule,
-    Target, ValueMatch, ValueTest, WeightedBackend,
+    Access, BackendKey, Bind, Filter, HostPattern, ObjectName, PathMatch, Rank, Route, RouteMatch, RouteRetry,
+    RouteTimeouts, Rule, Target, ValueMatch, ValueTest, WeightedBackend,
 };
 
 /// Reads the matches of the rule with this index, with the position of each.
@@ -28,14 +28,21 @@ pub(super) type Matches<'a> = &'a mut dyn FnMut(&mut Reading<'_>, usize, &str) -
 /// Derives the rules of a route that is served at these places.
 pub(super) fn derive(
     reading: &mut Reading<'_>,
-    plans: &Plans,
+    known: Known<'_>,
     part: &mut Part,
     attachment: Attachment,
     rules: &[HttpRouteRules],
     matches: Matches<'_>,
 ) {
-    let Attachment { places, parents, .. } = attachment;
-    let places: BTreeSet<(Bind, HostPattern)> = places.into_iter().map(|place| (place.bind, place.host)).collect();
+    let Attachment { places, parents, gateways } = attachment;
+    part.gateways = gateways;
+    // Gateways that share a socket and a host are one there; if one of them has an identity, it is shown.
+    let identities: BTreeMap<(Bind, HostPattern), Option<ObjectName>> =
+        places.into_iter().map(|place| ((place.bind, place.host), place.gateway_identity)).collect();
+    let mut places: BTreeMap<Option<ObjectName>, Vec<(Bind, HostPattern)>> = BTreeMap::new();
+    for (place, identity) in identities {
+        places.entry(identity).or_default().push(place);
+    }
     if rules.is_empty() {
         reading.error("NoRules", "spec.rules", "there is no rule; nothing is served", "add a rule with backendRefs");
     }
@@ -50,37 +57,71 @@ pub(super) fn derive(
         }
         let matches = matches(reading, index, &field);
         let prefix = matches.iter().all(|(_, matched)| matches!(matched.path, PathMatch::Prefix(_)));
-        let derived = Arc::new(derive_rule(reading, plans, rule, &field, prefix, &mut part.backends));
+        let derived = derive_rule(reading, known, rule, &field, prefix);
         let index = u32::try_from(index).unwrap_or(u32::MAX);
-        for (position, matches) in matches {
-            let rank = Rank { created: part.created, source: reading.source.clone(), rule: index, index: position };
-            let route = Arc::new(Route { matches, rank, rule: derived.clone() });
-            part.routes.extend(places.iter().map(|(bind, host)| (*bind, host.clone(), route.clone())));
+        let rank =
+            |position| Rank { created: part.created, source: reading.source.clone(), rule: index, index: position };
+        let ranked: Vec<(Rank, RouteMatch)> =
+            matches.into_iter().map(|(position, matches)| (rank(position), matches)).collect();
+        for (identity, places) in &places {
+            let mut rule = match identity {
+                None => derived.clone(),
+                Some(secret) => shown(reading, known, derived.clone(), secret),
+            };
+            part.backends.extend(backends_of(&mut rule));
+            let rule = Arc::new(rule);
+            for (rank, matches) in &ranked {
+                let route = Arc::new(Route { matches: matches.clone(), rank: rank.clone(), rule: rule.clone() });
+                part.routes.extend(places.iter().map(|(bind, host)| (*bind, host.clone(), route.clone())));
+            }
         }
-    }
-    if places.is_empty() {
-        part.backends.clear();
     }
     part.status = status::route(reading, parents);
 }
 
-fn derive_rule(
-    reading: &mut Reading<'_>,
-    plans: &Plans,
-    rule: &HttpRouteRules,
-    field: &str,
-    prefix: bool,
-    used: &mut BTreeSet<BackendKey>,
-) -> Rule {
+/// Every target of a rule.
+fn targets_of(rule: &mut Rule) -> impl Iterator<Item = &mut Target> {
+    fn mirrors(filters: &mut [Filter]) -> impl Iterator<Item = &mut Target> {
+        filters.iter_mut().filter_map(|filter| match filter {
+            Filter::Mirror(mirror) => Some(&mut mirror.target),
+            _ => None,
+        })
+    }
+    let shares = rule
+        .backends
+        .iter_mut()
+        .flat_map(|backend| std::iter::once(&mut backend.target).chain(mirrors(&mut backend.filters)));
+    shares.chain(mirrors(&mut rule.filters))
+}
+
+/// The backends that a rule names.
+fn backends_of(rule: &mut Rule) -> Vec<BackendKey> {
+    let key = |target: &mut Target| if let Target::Backend(key) = target { Some(key.clone()) } else { None };
+    targets_of(rule).filter_map(key).collect()
+}
+
+/// The rule at a Gateway that shows a client certificate to the backends that speak TLS.
+pub(super) fn shown(reading: &mut Reading<'_>, known: Known<'_>, mut rule: Rule, secret: &ObjectName) -> Rule {
+    for target in targets_of(&mut rule) {
+        if let Target::Backend(key) = target
+            && service::speaks_tls(reading, known, key)
+        {
+            key.access = Access::As(secret.clone());
+        }
+    }
+    rule
+}
+
+fn derive_rule(reading: &mut Reading<'_>, known: Known<'_>, rule: &HttpRouteRules, field: &str, prefix: bool) -> Rule {
     let source = reading.source.clone();
     let kind = source.kind.to_ascii_lowercase();
     let name = format!("{kind}/{}/{}", source.name.namespace, source.name.name).into();
     let mut backends = Vec::new();
     for (index, reference) in rule.backend_refs.iter().flatten().enumerate() {
         let field = format!("{field}.backendRefs[{index}]");
-        backends.push(backend(reading, plans, reference, &field, prefix, used));
+        backends.push(backend(reading, known, reference, &field, prefix));
     }
-    let mut find = mirror_target(plans, used);
+    let mut find = mirror_target(known);
     let written = rule.filters.as_deref().unwrap_or_default();
     let filters = match filters::filters(reading, written, &format!("{field}.filters"), prefix, &mut find) {
         Filters::Good(filters) => filters,
@@ -114,37 +155,26 @@ fn derive_rule(
 }
 
 fn mirror_target(
-    plans: &Plans,
-    used: &mut BTreeSet<BackendKey>,
+    known: Known<'_>,
 ) -> impl FnMut(&mut Reading<'_>, &HttpRouteRulesFiltersRequestMirror, &str) -> Target {
-    move |reading, mirror, field| {
-        let target = backend_ref::target(reading, plans, &reference!(mirror.backend_ref), Access::Tcp, field);
-        if let Target::Backend(key) = &target {
-            used.insert(key.clone());
-        }
-        target
-    }
+    move |reading, mirror, field| backend_ref::target(reading, known, &reference!(mirror.backend_ref), Way::Open, field)
 }
 
 fn backend(
     reading: &mut Reading<'_>,
-    plans: &Plans,
+    known: Known<'_>,
     written: &HttpRouteRulesBackendRefs,
     field: &str,
     prefix: bool,
-    used: &mut BTreeSet<BackendKey>,
 ) -> WeightedBackend {
     let weight = backend_ref::weight(reading, written.weight, field);
-    let mut target = backend_ref::target(reading, plans, &reference!(written), Access::Tcp, field);
-    if let Target::Backend(key) = &target {
-        used.insert(key.clone());
-    }
+    let mut target = backend_ref::target(reading, known, &reference!(written), Way::Open, field);
     let mut filters = Vec::new();
     if let Some(own) = written.filters.as_ref().filter(|own| !own.is_empty()) {
         // The generated types of both places are twins; they meet in their JSON.
         let own: Vec<HttpRouteRulesFilters> =
             serde_json::to_value(own).and_then(serde_json::from_value).unwrap_or_default();
-        let mut find = mirror_target(plans, used);
+        let mut find = mirror_target(known);
         match filters::filters(reading, &own, &format!("{field}.filters"), prefix, &mut find) {
             Filters::Good(good) => filters = good,
             Filters::Broken(why) => target = Target::Invalid { why },

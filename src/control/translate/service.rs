@@ -8,13 +8,13 @@ use k8s_openapi::api::core::v1::{Service, ServicePort};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 
-use super::annotations::Settings;
+use super::backend_tls::Policies;
 use super::color::Plan;
 use super::reading::{Dep, Reading, annotation};
 use super::{Objects, secret, values};
 use crate::model::{
-    Access, Backend, BackendKey, ColorEndpoints, Condition, Endpoint, EndpointSource, HealthCheck, ObjectName, Target,
-    UpstreamProtocol, UpstreamTls,
+    Access, Backend, BackendKey, Certificate, ColorEndpoints, Condition, Endpoint, EndpointSource, HealthCheck,
+    ObjectName, Target, UpstreamProtocol, UpstreamTls,
 };
 
 /// Plans by Service; a Service without annotations of Weir has none.
@@ -23,11 +23,38 @@ pub(super) type Plans = HashMap<ObjectName, Arc<Plan>>;
 /// EndpointSlices by the Service that they belong to.
 pub(super) type SlicesOf = HashMap<ObjectName, BTreeSet<ObjectName>>;
 
+/// What routes are derived from beside their own objects.
+#[derive(Clone, Copy)]
+pub(super) struct Known<'a> {
+    pub plans: &'a Plans,
+    pub policies: &'a Policies,
+}
+
 /// A port as a route names it.
 #[derive(Clone, Copy)]
 pub(super) enum PortName<'a> {
     Number(u16),
     Name(&'a str),
+}
+
+/// What a route sends to a backend.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Way {
+    /// Requests, or bytes that were inside TLS: in TLS again where the backend wants that.
+    Open,
+    /// Bytes as they come, over TCP.
+    Bytes,
+    /// Datagrams.
+    Datagrams,
+}
+
+impl Way {
+    pub const fn access(self) -> Access {
+        match self {
+            Self::Open | Self::Bytes => Access::Tcp,
+            Self::Datagrams => Access::Udp,
+        }
+    }
 }
 
 /// What routes see of a Service. When it stays equal, no route that names the Service is derived again.
@@ -57,12 +84,13 @@ pub(super) fn service_of(slice: &k8s_openapi::api::discovery::v1::EndpointSlice)
 /// Where a reference from a route leads. What is wrong is told to the owner of the route.
 pub(super) fn target(
     reading: &mut Reading<'_>,
-    plans: &Plans,
+    known: Known<'_>,
     service: &ObjectName,
     port: PortName<'_>,
-    access: Access,
+    way: Way,
     field: &str,
 ) -> Target {
+    let access = way.access();
     let invalid = |why: String| Target::Invalid { why: why.into() };
     let Some(object) = reading.service_shape(service) else {
         let why = format!("Service {service} does not exist");
@@ -74,45 +102,58 @@ pub(super) fn target(
         );
         return invalid(why);
     };
-    let Some(found) = find_port(object, port) else {
+    let Some(found) = find_port(object, port, &access) else {
         let wanted = match port {
             PortName::Number(number) => number.to_string(),
             PortName::Name(name) => format!("named `{name}`"),
         };
-        let why = format!("Service {service} has no TCP port {wanted}");
-        let fix = match ports_of(object).as_slice() {
+        let why = format!("Service {service} has no {} port {wanted}", transport(&access));
+        let fix = match ports_of(object, &access).as_slice() {
             [] => "add the port to the Service; its share is answered with 500".to_owned(),
             ports => format!("its ports are {}", ports.join(", ")),
         };
         reading.error("PortNotFound", field, &*why, &fix);
         return invalid(why);
     };
-    let settings = plans.get(service).map(|plan| &plan.settings);
-    if let Err(why) = trust(reading, service, settings) {
+    let port = ports(object, &access).find(|port| port.port == i32::from(found));
+    if way == Way::Open
+        && let Err(why) = trust(reading, known, service, port)
+    {
         let why = format!("Service {service} is not used: {why}");
-        reading.error("BackendNotTrusted", field, &*why, "correct the annotation of the Service");
+        let fix = "correct the annotation of the Service, or its BackendTLSPolicy";
+        reading.error("BackendNotTrusted", field, &*why, fix);
         return invalid(why);
     }
     Target::Backend(BackendKey { service: service.clone(), port: found, access })
 }
 
-fn tcp_ports(service: &Service) -> impl Iterator<Item = &ServicePort> {
-    let ports = service.spec.as_ref().and_then(|spec| spec.ports.as_ref());
-    ports.into_iter().flatten().filter(|port| port.protocol.as_deref().is_none_or(|protocol| protocol == "TCP"))
+/// The transport protocol of an access, as Services and EndpointSlices write it.
+fn transport(access: &Access) -> &'static str {
+    match access {
+        Access::Tcp | Access::As(_) => "TCP",
+        Access::Udp => "UDP",
+    }
 }
 
-fn ports_of(service: &Service) -> Vec<String> {
+/// The ports of a Service that are of this transport protocol; TCP where none is written.
+fn ports<'a>(service: &'a Service, access: &Access) -> impl Iterator<Item = &'a ServicePort> + use<'a> {
+    let wanted = transport(access);
+    let ports = service.spec.as_ref().and_then(|spec| spec.ports.as_ref());
+    ports.into_iter().flatten().filter(move |port| port.protocol.as_deref().unwrap_or("TCP") == wanted)
+}
+
+fn ports_of(service: &Service, access: &Access) -> Vec<String> {
     let show = |port: &ServicePort| match &port.name {
         Some(name) => format!("{} ({name})", port.port),
         None => port.port.to_string(),
     };
-    tcp_ports(service).map(show).collect()
+    ports(service, access).map(show).collect()
 }
 
-fn find_port(service: &Service, wanted: PortName<'_>) -> Option<u16> {
+fn find_port(service: &Service, wanted: PortName<'_>, access: &Access) -> Option<u16> {
     // A Service of type ExternalName, or with endpoints in an annotation, need not list its ports.
     if let PortName::Number(number) = wanted
-        && ports_of(service).is_empty()
+        && ports_of(service, access).is_empty()
         && (is_external_name(service) || annotation(&service.metadata, "weir.dev/endpoints").is_some())
     {
         return Some(number);
@@ -121,55 +162,129 @@ fn find_port(service: &Service, wanted: PortName<'_>) -> Option<u16> {
         PortName::Number(number) => port.port == i32::from(number),
         PortName::Name(name) => port.name.as_deref() == Some(name),
     };
-    tcp_ports(service).find(fits).and_then(|port| values::port(port.port))
+    ports(service, access).find(fits).and_then(|port| values::port(port.port))
 }
 
 fn is_external_name(service: &Service) -> bool {
     service.spec.as_ref().and_then(|spec| spec.type_.as_deref()) == Some("ExternalName")
 }
 
-/// How endpoints are verified, when the annotations say so. An error means: must not be used.
+/// How endpoints are verified, and who says so.
+struct Trust {
+    tls: UpstreamTls,
+    /// A BackendTLSPolicy; then TLS is spoken whatever else is written.
+    by_policy: bool,
+}
+
+/// How the endpoints of a port are verified, when a BackendTLSPolicy or the annotations say so. An error means: must not
+/// be used.
 fn trust(
     reading: &mut Reading<'_>,
+    known: Known<'_>,
     service: &ObjectName,
-    settings: Option<&Settings>,
-) -> Result<Option<UpstreamTls>, String> {
-    let Some(settings) = settings else { return Ok(None) };
-    if let Some(why) = &settings.blocked {
+    port: Option<&ServicePort>,
+) -> Result<Option<Trust>, String> {
+    let settings = known.plans.get(service).map(|plan| &plan.settings);
+    if let Some(why) = settings.and_then(|settings| settings.blocked.as_ref()) {
         return Err(why.clone());
     }
+    reading.deps.push(Dep::Policies(service.clone()));
+    if let Some(trust) = known.policies.trust(service, port.and_then(|port| port.name.as_deref())) {
+        return match trust {
+            Ok(tls) => Ok(Some(Trust { tls: tls.clone(), by_policy: true })),
+            Err(why) => Err(format!("its BackendTLSPolicy cannot be obeyed: {why}")),
+        };
+    }
+    let Some(settings) = settings else { return Ok(None) };
     let Some(ca) = &settings.tls_ca else {
         let named = settings.tls_server_name.clone();
-        return Ok(named.map(|name| UpstreamTls { server_name: Some(name), ..UpstreamTls::default() }));
+        let tls = named.map(|name| UpstreamTls { server_name: Some(name), ..UpstreamTls::default() });
+        return Ok(tls.map(|tls| Trust { tls, by_policy: false }));
     };
     let name = ObjectName::new(service.namespace.clone(), ca.clone());
-    let from_map = reading.config_map(&name).and_then(|map| {
-        let text = map.data.as_ref().and_then(|data| data.get("ca.crt")).map(String::as_bytes);
-        text.or_else(|| map.binary_data.as_ref().and_then(|data| data.get("ca.crt")).map(|bytes| bytes.0.as_slice()))
-    });
-    let from_secret = reading.secret(&name).and_then(|object| secret::value(object, "ca.crt"));
+    let from_map = roots_in_config_map(reading, &name);
+    let from_secret = roots_in_secret(reading, &name);
     let Some(pem) = from_map.or(from_secret) else {
         return Err(format!("weir.dev/upstream-tls-ca: neither a ConfigMap nor a Secret {name} has the key ca.crt"));
     };
-    let roots: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
-    if !roots.is_ok_and(|roots| !roots.is_empty()) {
+    if !holds_certificates(pem) {
         return Err(format!("weir.dev/upstream-tls-ca: ca.crt of {name} contains no certificate in PEM"));
     }
-    Ok(Some(UpstreamTls {
+    let tls = UpstreamTls {
         server_name: settings.tls_server_name.clone(),
         ca_pem: Some(pem.into()),
         ..UpstreamTls::default()
-    }))
+    };
+    Ok(Some(Trust { tls, by_policy: false }))
 }
 
-/// Derives a backend that a route names.
-pub(super) fn backend(reading: &mut Reading<'_>, plans: &Plans, slices: &SlicesOf, key: &BackendKey) -> Backend {
+/// The key `ca.crt` of a ConfigMap.
+pub(super) fn roots_in_config_map<'a>(reading: &mut Reading<'a>, name: &ObjectName) -> Option<&'a [u8]> {
+    let map = reading.config_map(name)?;
+    let text = map.data.as_ref().and_then(|data| data.get("ca.crt")).map(String::as_bytes);
+    text.or_else(|| map.binary_data.as_ref().and_then(|data| data.get("ca.crt")).map(|bytes| bytes.0.as_slice()))
+}
+
+/// The key `ca.crt` of a Secret.
+pub(super) fn roots_in_secret<'a>(reading: &mut Reading<'a>, name: &ObjectName) -> Option<&'a [u8]> {
+    reading.secret(name).and_then(|object| secret::value(object, "ca.crt"))
+}
+
+/// Whether this is PEM with at least one certificate in it.
+pub(super) fn holds_certificates(pem: &[u8]) -> bool {
+    let roots: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
+    roots.is_ok_and(|roots| !roots.is_empty())
+}
+
+/// What an appProtocol says that is spoken. A table of the well-known ones.
+enum Spoken {
+    Clear(UpstreamProtocol),
+    Tls,
+    /// Nothing is written.
+    Unsaid,
+    Unknown,
+}
+
+fn spoken(port: Option<&ServicePort>) -> Spoken {
+    let written = port.and_then(|port| port.app_protocol.as_deref());
+    match written.map(str::to_ascii_lowercase).as_deref() {
+        None => Spoken::Unsaid,
+        Some("http" | "kubernetes.io/ws" | "ws" | "http/1.1") => Spoken::Clear(UpstreamProtocol::Http1),
+        Some("kubernetes.io/h2c" | "h2c" | "http2" | "grpc") => Spoken::Clear(UpstreamProtocol::H2c),
+        Some("https" | "tls" | "wss" | "kubernetes.io/wss" | "grpcs") => Spoken::Tls,
+        Some(_) => Spoken::Unknown,
+    }
+}
+
+/// Whether TLS is spoken to a backend, so that a client certificate can be shown to it.
+pub(super) fn speaks_tls(reading: &mut Reading<'_>, known: Known<'_>, key: &BackendKey) -> bool {
+    let service = reading.service_shape(&key.service);
+    let port = service.and_then(|it| ports(it, &key.access).find(|port| port.port == i32::from(key.port)));
+    let trust = trust(reading, known, &key.service, port).unwrap_or_default();
+    match (trust, spoken(port)) {
+        (Some(Trust { by_policy: true, .. }), _) | (_, Spoken::Tls) | (Some(_), Spoken::Unsaid) => true,
+        (_, Spoken::Clear(_) | Spoken::Unknown) | (None, Spoken::Unsaid) => false,
+    }
+}
+
+/// Derives a backend that a route names. `identity` is the client certificate that is shown to it.
+pub(super) fn backend(
+    reading: &mut Reading<'_>,
+    known: Known<'_>,
+    slices: &SlicesOf,
+    identity: Option<Arc<Certificate>>,
+    key: &BackendKey,
+) -> Backend {
     let none = Plan::default();
+    let plans = known.plans;
     let plan = plans.get(&key.service).map_or(&none, |plan| plan);
     let settings = &plan.settings;
     let service = reading.service(&key.service);
-    let port = service.and_then(|service| tcp_ports(service).find(|port| port.port == i32::from(key.port)));
-    let protocol = protocol(reading, key, port, settings);
+    let port = service.and_then(|service| ports(service, &key.access).find(|port| port.port == i32::from(key.port)));
+    let mut protocol = protocol(reading, known, key, port);
+    if let UpstreamProtocol::Tls(tls) = &mut protocol {
+        tls.client = identity;
+    }
     let colors = colors(reading, plans, slices, key);
     for color in &colors {
         tell_about(reading, color, slices);
@@ -195,35 +310,42 @@ pub(super) fn backend(reading: &mut Reading<'_>, plans: &Plans, slices: &SlicesO
 
 fn protocol(
     reading: &mut Reading<'_>,
+    known: Known<'_>,
     key: &BackendKey,
     port: Option<&ServicePort>,
-    settings: &Settings,
 ) -> UpstreamProtocol {
+    if key.access == Access::Udp {
+        return UpstreamProtocol::default();
+    }
     // An error was told by `target`, and no request comes here.
-    let tls = trust(reading, &key.service, Some(settings)).unwrap_or_default();
+    let trust = trust(reading, known, &key.service, port).unwrap_or_default();
+    let trust = match trust {
+        Some(Trust { tls, by_policy: true }) => return UpstreamProtocol::Tls(tls),
+        other => other,
+    };
     let field = format!("spec.ports[port={}].appProtocol", key.port);
-    let written = port.and_then(|port| port.app_protocol.as_deref());
-    let clear = match written.map(str::to_ascii_lowercase).as_deref() {
-        None if tls.is_some() => None,
-        None | Some("http" | "kubernetes.io/ws" | "ws" | "http/1.1") => Some(UpstreamProtocol::Http1),
-        Some("kubernetes.io/h2c" | "h2c" | "http2" | "grpc") => Some(UpstreamProtocol::H2c),
-        Some("https" | "tls" | "wss" | "kubernetes.io/wss" | "grpcs") => None,
-        Some(_) => {
+    let clear = match spoken(port) {
+        Spoken::Unsaid if trust.is_some() => None,
+        Spoken::Unsaid => Some(UpstreamProtocol::Http1),
+        Spoken::Clear(protocol) => Some(protocol),
+        Spoken::Tls => None,
+        Spoken::Unknown => {
+            let written = port.and_then(|port| port.app_protocol.as_deref());
             let problem = format!("appProtocol `{}` is not known; HTTP/1.1 is spoken", written.unwrap_or_default());
             let fix = "write http, https, kubernetes.io/h2c, kubernetes.io/ws or kubernetes.io/wss";
             reading.warning("UnknownAppProtocol", field.clone(), problem, fix);
             Some(UpstreamProtocol::Http1)
         }
     };
-    match (clear, tls) {
+    match (clear, trust) {
         (Some(clear), None) => clear,
         (Some(clear), Some(_)) => {
             let problem = "weir.dev/upstream-tls-* has no effect, because appProtocol says clear text";
             reading.warning("NoEffect", field, problem, "write appProtocol: https");
             clear
         }
-        (None, tls) => {
-            let tls = tls.unwrap_or_default();
+        (None, trust) => {
+            let tls = trust.map(|trust| trust.tls).unwrap_or_default();
             if tls.ca_pem.is_none() {
                 let problem = "certificates of the endpoints are not verified";
                 reading.note("UpstreamNotVerified", field, problem, "name the roots with weir.dev/upstream-tls-ca");
@@ -241,28 +363,29 @@ pub(super) fn colors(
     key: &BackendKey,
 ) -> Vec<ColorEndpoints> {
     let apex_port_name = reading.objects.services.get(&key.service).and_then(|service| {
-        let port = tcp_ports(service).find(|port| port.port == i32::from(key.port))?;
+        let port = ports(service, &key.access).find(|port| port.port == i32::from(key.port))?;
         port.name.clone()
     });
     let colors = plans.get(&key.service).map(|plan| plan.colors.as_slice()).unwrap_or_default();
     if colors.is_empty() {
-        let source = source(reading, plans, slices, &key.service, key.port, None);
+        let source = source(reading, plans, slices, key, &key.service, key.port, None);
         return vec![ColorEndpoints { color: "".into(), service: key.service.clone(), source }];
     }
     let endpoints = |color: &super::color::Color| {
         let same_name = if color.port.is_none() { apex_port_name.as_deref() } else { None };
         let port = color.port.unwrap_or(key.port);
-        let source = source(reading, plans, slices, &color.child, port, same_name);
+        let source = source(reading, plans, slices, key, &color.child, port, same_name);
         ColorEndpoints { color: color.name.clone(), service: color.child.clone(), source }
     };
     colors.iter().map(endpoints).collect()
 }
 
-/// Endpoints of one port of one Service. `or_named` is a second choice for the port.
+/// Endpoints of one port of one Service, reached as `key` says. `or_named` is a second choice for the port.
 fn source(
     reading: &mut Reading<'_>,
     plans: &Plans,
     slices: &SlicesOf,
+    key: &BackendKey,
     name: &ObjectName,
     port: u16,
     or_named: Option<&str>,
@@ -276,11 +399,12 @@ fn source(
         let endpoint = |address: &SocketAddr| ready(*address);
         return EndpointSource::Listed(sorted(listed.iter().map(endpoint).collect()));
     }
-    let named = || or_named.and_then(|name| find_port(service, PortName::Name(name)));
-    let Some(port) = find_port(service, PortName::Number(port)).or_else(named) else {
-        let ports = ports_of(service).join(", ");
+    let named = || or_named.and_then(|name| find_port(service, PortName::Name(name), &key.access));
+    let Some(port) = find_port(service, PortName::Number(port), &key.access).or_else(named) else {
+        let ports = ports_of(service, &key.access).join(", ");
         let ports = if ports.is_empty() { "none".to_owned() } else { ports };
-        return missing(format!("PortMismatch: Service {name} has no TCP port {port}; its ports: {ports}"));
+        let transport = transport(&key.access);
+        return missing(format!("PortMismatch: Service {name} has no {transport} port {port}; its ports: {ports}"));
     };
     if is_external_name(service) {
         let host = service.spec.as_ref().and_then(|spec| spec.external_name.as_deref()).unwrap_or_default();
@@ -293,10 +417,11 @@ fn source(
             Err(wrong) => missing(format!("ChildMissing: spec.externalName of Service {name}: {wrong}")),
         };
     }
-    let port = tcp_ports(service).find(|candidate| candidate.port == i32::from(port));
+    let transport = transport(&key.access);
+    let port = ports(service, &key.access).find(|candidate| candidate.port == i32::from(port));
     let listed = match slices.get(name) {
-        Some(names) if !names.is_empty() => from_slices(reading.objects, names, port),
-        _ => from_endpoints(reading.objects, name, port),
+        Some(names) if !names.is_empty() => from_slices(reading.objects, names, port, transport),
+        _ => from_endpoints(reading.objects, name, port, transport),
     };
     EndpointSource::Listed(sorted(listed))
 }
@@ -305,14 +430,19 @@ fn ready(address: SocketAddr) -> Endpoint {
     Endpoint { address, condition: Condition::Ready, pod: None, zone: None }
 }
 
-fn from_slices(objects: &Objects, names: &BTreeSet<ObjectName>, port: Option<&ServicePort>) -> Vec<Endpoint> {
+fn from_slices(
+    objects: &Objects,
+    names: &BTreeSet<ObjectName>,
+    port: Option<&ServicePort>,
+    transport: &str,
+) -> Vec<Endpoint> {
     let wanted = port.and_then(|port| port.name.as_deref()).unwrap_or_default();
     let mut all = Vec::new();
     for slice in names.iter().filter_map(|name| objects.endpoint_slices.get(name)) {
         let number = match &slice.ports {
             Some(ports) if !ports.is_empty() => ports
                 .iter()
-                .filter(|port| port.protocol.as_deref().is_none_or(|protocol| protocol == "TCP"))
+                .filter(|port| port.protocol.as_deref().unwrap_or("TCP") == transport)
                 .find(|port| port.name.as_deref().unwrap_or_default() == wanted)
                 .and_then(|port| port.port),
             // "If this is empty, all ports": then the number is the Service's.
@@ -362,13 +492,17 @@ fn target_number(port: &ServicePort) -> i32 {
     }
 }
 
-fn from_endpoints(objects: &Objects, name: &ObjectName, port: Option<&ServicePort>) -> Vec<Endpoint> {
+fn from_endpoints(objects: &Objects, name: &ObjectName, port: Option<&ServicePort>, transport: &str) -> Vec<Endpoint> {
     let wanted = port.and_then(|port| port.name.as_deref()).unwrap_or_default();
     let mut all = Vec::new();
     let subsets = objects.endpoints.get(name).and_then(|endpoints| endpoints.subsets.as_ref());
     for subset in subsets.into_iter().flatten() {
         let ports = subset.ports.as_deref().unwrap_or_default();
-        let number = ports.iter().find(|port| port.name.as_deref().unwrap_or_default() == wanted).map(|port| port.port);
+        let number = ports
+            .iter()
+            .filter(|port| port.protocol.as_deref().unwrap_or("TCP") == transport)
+            .find(|port| port.name.as_deref().unwrap_or_default() == wanted)
+            .map(|port| port.port);
         let Some(number) = number.and_then(values::port) else { continue };
         let lists = [(&subset.addresses, Condition::Ready), (&subset.not_ready_addresses, Condition::NotReady)];
         for (list, condition) in lists {

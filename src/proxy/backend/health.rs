@@ -19,7 +19,7 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
 use super::{Backend, Endpoint};
-use crate::model::{BackendKey, Condition, HealthCheck, UpstreamProtocol};
+use crate::model::{Access, BackendKey, Condition, HealthCheck, UpstreamProtocol};
 
 /// How often due checks are looked for.
 const TICK: Duration = Duration::from_millis(25);
@@ -113,6 +113,10 @@ impl Book {
         self.round += 1;
         for backend in backends {
             let Some(check) = &backend.desired.health else { continue };
+            // Nobody answers a GET there.
+            if backend.key.access == Access::Udp {
+                continue;
+            }
             let ask = match backend.desired.protocol {
                 UpstreamProtocol::Http1 => Ask::Http1,
                 UpstreamProtocol::H2c => Ask::Http2,

@@ -1,9 +1,11 @@
 //! Connections: where they arrive, what they are, and who serves them.
 //!
 //! `accept` takes them in, `tls` (with `hello`) and `proxy_protocol` find out what they are, `serve_h1` and `serve_h2` bring
-//! their requests to the path of a request. What is not HTTP is passed on by `stream`; `passage` says where, and counts it.
+//! their requests to the path of a request. What is not HTTP is passed on by `stream` and `datagrams`; `passage`
+//! says where to, and counts it.
 
 mod accept;
+mod datagrams;
 mod hello;
 mod passage;
 mod proxy_protocol;
@@ -19,6 +21,7 @@ use std::sync::atomic::AtomicU64;
 use crate::model::{Bind, Protocol};
 
 pub use accept::{BindError, Listener, bind};
+pub use datagrams::{Datagrams, bind_datagrams};
 
 /// What to listen at.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -38,6 +41,9 @@ pub struct Spec {
 /// What all workers' sockets of one listener share.
 #[derive(Debug, Default)]
 pub struct Shared {
-    /// Open connections.
+    /// Open connections, or sessions of datagrams.
     pub connections: AtomicU64,
 }
+
+#[cfg(test)]
+mod tests;

@@ -164,6 +164,11 @@ impl Passage {
         retry::may_retry(failed, || target.backend.load.retries.withdraw(now))
     }
 
+    /// The process clock, nanoseconds.
+    pub fn now(&self) -> u64 {
+        self.context.now()
+    }
+
     /// From now on it is one of its color's long-lived streams.
     pub fn enter(&self) -> Option<StreamGuard> {
         self.target.as_ref().map(|target| target.color.streams.enter())

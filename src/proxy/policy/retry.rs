@@ -50,8 +50,10 @@ pub fn may_retry(failed: Failed, withdraw: impl FnOnce() -> bool) -> bool {
 /// How long to wait before another attempt: at least `backoff`, and up to half as much again, so that requests which
 /// failed together do not come back together. `random` is even over all of `u64`.
 pub fn pause(backoff: Duration, random: u64) -> Duration {
-    let jitter = (backoff / 2).as_nanos() * u128::from(random) >> 64;
-    backoff.saturating_add(Duration::from_nanos(u64::try_from(jitter).unwrap_or(u64::MAX)))
+    let half = u64::try_from((backoff / 2).as_nanos()).unwrap_or(u64::MAX);
+    // The upper half of the product is `half` scaled by `random`, which is a fraction of 2^64.
+    let jitter = (u128::from(half) * u128::from(random)) >> 64;
+    backoff.saturating_add(Duration::from_nanos(jitter as u64))
 }
 
 #[cfg(test)]

@@ -76,7 +76,7 @@ async fn respond(
     if let Some(body) = shape(context, &rule.filters, &arrival, exchange, &mut copies) {
         return Ok(body);
     }
-    let share = choose_share(context, &rule)?;
+    let share = rule.pick_share(&mut context.rng.borrow_mut()).ok_or(Fault::InvalidBackend)?;
     let chosen = &rule.shares[share];
     if let Some(policy) = &chosen.cors
         && let Some(body) = share_with_pages(policy, exchange)
@@ -172,23 +172,6 @@ fn shape(
 /// The part of the path that the match covers. Copied, because what is around it changes.
 fn prefix_of(exchange: &Exchange) -> Option<Box<str>> {
     exchange.request.path().get(..exchange.prefix).map(Into::into)
-}
-
-fn choose_share(context: &Context, rule: &CompiledRule) -> Result<usize, Fault> {
-    if rule.total_weight == 0 {
-        return Err(Fault::InvalidBackend);
-    }
-    if let [_] = &*rule.shares {
-        return Ok(0);
-    }
-    let mut point = context.rng.borrow_mut().u64(..rule.total_weight);
-    for (index, share) in rule.shares.iter().enumerate() {
-        match point.checked_sub(u64::from(share.weight)) {
-            Some(rest) => point = rest,
-            None => return Ok(index),
-        }
-    }
-    Err(Fault::InvalidBackend)
 }
 
 /// The effective color, unless the client may see another one and asks for it. Returns its position in the backend.

@@ -12,6 +12,8 @@ mod handle;
 mod mirror;
 mod prewarm;
 mod reply;
+#[cfg(test)]
+mod tests;
 mod upgrade;
 mod upstream_h2;
 mod watch;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::context::Context;
 use super::upstream_h2;
+use crate::model::Access;
 use crate::proxy::backend::connect::{Connected, connect};
 use crate::proxy::backend::{Backend, Color, Endpoint, PrewarmOrder};
 
@@ -36,7 +37,11 @@ impl Warmed {
 }
 
 async fn carry_out(context: Rc<Context>, backend: Arc<Backend>, color: Arc<Color>, order: PrewarmOrder) {
-    let endpoints: Vec<Arc<Endpoint>> = color.endpoints.load().ready_members().cloned().collect();
+    let endpoints: Vec<Arc<Endpoint>> = match backend.key.access {
+        // There is nothing to open.
+        Access::Udp => Vec::new(),
+        Access::Tcp | Access::As(_) => color.endpoints.load().ready_members().cloned().collect(),
+    };
     let wanted = order.per_endpoint.unwrap_or_else(|| {
         let effective = backend.effective();
         let open = effective.map_or(0, |effective| {

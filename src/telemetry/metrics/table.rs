@@ -52,7 +52,8 @@ pub const METRICS: &[Metric] = &[
         "weir_requests_total",
         Counter,
         &["namespace", "service", "color", "route", "code_class"],
-        "Finished requests by route and by the first digit of the status sent; none: no status could be sent.",
+        "Finished requests by route and by the first digit of the status sent; none: no status could be sent, or what passed \
+         was a TCP connection or a session of datagrams.",
     ),
     metric(
         "weir_request_duration_seconds",
@@ -116,7 +117,7 @@ pub const METRICS: &[Metric] = &[
         "weir_downstream_connections",
         Gauge,
         &["listener", "state"],
-        "Connections of clients: active, idle, or opening (before the first request).",
+        "Connections of clients, and sessions of datagrams: active, idle, or opening (before the first request).",
     ),
     metric("weir_downstream_accepted_total", Counter, &["listener"], "Connections accepted."),
     metric(
@@ -131,6 +132,18 @@ pub const METRICS: &[Metric] = &[
         Counter,
         &["listener", "kind"],
         "HTTP/2 connections ended with ENHANCE_YOUR_CALM, by the kind of frames there were too many of.",
+    ),
+    metric(
+        "weir_datagrams_total",
+        Counter,
+        &["listener", "direction"],
+        "Datagrams from clients (in) and to clients (out), at listeners that have had any.",
+    ),
+    metric(
+        "weir_datagrams_dropped_total",
+        Counter,
+        &["listener"],
+        "Datagrams that could not be passed on, at listeners that have had any.",
     ),
     metric("weir_config_generation", Gauge, &[], "Generation of the configuration that is served; 0 before the first."),
     metric(

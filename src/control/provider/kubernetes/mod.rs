@@ -3,10 +3,14 @@
 //! The only room that knows kube's client. It runs on a thread of its own, so that reading ten thousand objects holds up
 //! nobody. The API server may be away as long as it likes: what was seen stays served, and [`Age`] says how old it is.
 
+mod channel;
 mod client;
+mod events;
+mod infrastructure;
 mod lease;
 mod queue;
 mod remote;
+mod service;
 mod status;
 mod strip;
 #[cfg(test)]
@@ -48,7 +52,9 @@ use view::{News, View};
 use watch::{Outlet, Subject};
 
 pub use client::{KubernetesError, in_pod};
-pub use writer::{Sources, Writer};
+pub use events::Told;
+pub use service::{AskError, Asked, Standing, Wish, ask};
+pub use writer::{Colored, Sources, Writer};
 
 /// News that may wait for the view. Beyond it the API server is read more slowly.
 const WAITING: usize = 4_096;
@@ -73,6 +79,7 @@ pub struct Kubernetes {
     server: String,
     config: Config,
     scope: Scope,
+    experimental: bool,
 }
 
 impl Kubernetes {
@@ -88,6 +95,7 @@ impl Kubernetes {
         let entered = runtime.enter();
         let client = connect(config.clone()).map_err(wrong)?;
         drop(entered);
+        let experimental = runtime.block_on(channel::is_experimental(&remote::Remote::new(client.clone())));
         let age = Arc::new(Age::default());
         let (sender, batches) = feed::channel();
         let watches = watches(&client, scope, &server);
@@ -95,7 +103,7 @@ impl Kubernetes {
         std::thread::Builder::new()
             .name("weir-kubernetes".to_owned())
             .spawn(move || run(&runtime, watches, &told.0, &told.1, &sender))?;
-        Ok((Self { age, server, config, scope: scope.clone() }, batches))
+        Ok((Self { age, server, config, scope: scope.clone(), experimental }, batches))
     }
 
     /// Begins to write what is to be said of objects, whenever this one leads.
@@ -115,6 +123,11 @@ impl Kubernetes {
     /// How old the view may be.
     pub fn age(&self) -> &Arc<Age> {
         &self.age
+    }
+
+    /// Whether the installed Gateway API is of the experimental channel, as it was at the start.
+    pub fn experimental(&self) -> bool {
+        self.experimental
     }
 
     /// The API server's address.

@@ -51,11 +51,24 @@ pub static SERVICE: Kind = kind("Service", "", "services");
 pub static SLICE: Kind = kind("EndpointSlice", "discovery.k8s.io", "endpointslices");
 /// Event, of the newer group.
 pub static EVENT: Kind = kind("Event", "events.k8s.io", "events");
+/// Other kinds that owners may be told about.
+static OTHERS: [Kind; 5] = [
+    kind("Secret", "", "secrets"),
+    kind("ConfigMap", "", "configmaps"),
+    kind("Service", "", "services"),
+    Kind { namespaced: false, ..kind("IngressClass", "networking.k8s.io", "ingressclasses") },
+    Kind { version: "v1beta1", ..kind("ReferenceGrant", GATEWAY, "referencegrants") },
+];
 /// CustomResourceDefinition.
 pub static DEFINITION: Kind =
     Kind { namespaced: false, ..kind("CustomResourceDefinition", "apiextensions.k8s.io", "customresourcedefinitions") };
 
 impl Kind {
+    /// A kind by its name in manifests.
+    pub fn named(name: &str) -> Option<&'static Self> {
+        STATUS_KINDS.iter().chain(&OTHERS).find(|kind| kind.name == name)
+    }
+
     /// `v1` or `networking.k8s.io/v1`.
     pub fn api_version(&self) -> String {
         if self.group.is_empty() { self.version.to_owned() } else { format!("{}/{}", self.group, self.version) }
@@ -173,20 +186,15 @@ impl Remote {
         self.send(Method::PATCH, path, "application/apply-patch+yaml", body).await
     }
 
-    /// A JSON merge patch (RFC 7396).
-    pub async fn merge(&self, path: &str, body: &Value) -> Result<Value, Refusal> {
-        let path = format!("{path}?fieldManager={MANAGER}");
+    /// A JSON merge patch (RFC 7396), in the name of `manager`.
+    pub async fn merge(&self, path: &str, manager: &str, body: &Value) -> Result<Value, Refusal> {
+        let path = format!("{path}?fieldManager={manager}");
         self.send(Method::PATCH, path, "application/merge-patch+json", body).await
     }
 
     /// Makes an object.
     pub async fn create(&self, path: &str, body: &Value) -> Result<Value, Refusal> {
         self.send(Method::POST, format!("{path}?fieldManager={MANAGER}"), "application/json", body).await
-    }
-
-    /// Replaces an object; with its `resourceVersion` only if nobody else has done so meanwhile.
-    pub async fn replace(&self, path: &str, body: &Value) -> Result<Value, Refusal> {
-        self.send(Method::PUT, format!("{path}?fieldManager={MANAGER}"), "application/json", body).await
     }
 
     /// Removes an object, if it is still this one.

@@ -21,6 +21,7 @@ use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::core::{DeserializeGuard, NamespaceResourceScope, Resource};
 
+use super::service::WRITTEN;
 use super::view::Seen;
 use crate::control::translate::Object;
 use crate::control::translate::stream_objects::{TCPRoute, UDPRoute};
@@ -61,7 +62,8 @@ fn metadata(metadata: &mut ObjectMeta) {
     metadata.deletion_grace_period_seconds = None;
     metadata.generate_name = None;
     if let Some(annotations) = &mut metadata.annotations {
-        annotations.retain(|key, _| !NOISE.contains(&key.as_str()));
+        let noise = |key: &str| NOISE.contains(&key) || WRITTEN.contains(&key);
+        annotations.retain(|key, _| !noise(key));
         if annotations.is_empty() {
             metadata.annotations = None;
         }

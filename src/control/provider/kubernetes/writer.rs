@@ -3,8 +3,7 @@
 //! What is to be said arrives whole, after it was published; what differs is put into a queue, each object once. Whoever
 //! begins to lead reads all objects page by page and writes what is not said already, so a restart writes nothing.
 
-use std::collections::BTreeMap;
-use std::collections::HashSet;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -16,13 +15,16 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 
+use super::events::{self, Announcement, Announcer, Told};
+use super::infrastructure::{self, Wanted};
 use super::queue::Queue;
-use super::remote::{Kind, Refusal, Remote, STATUS_KINDS};
+use super::remote::{EVENT, Kind, Refusal, Remote, SERVICE, STATUS_KINDS};
+use super::service::{self, Standing};
 use super::status::{self, Live};
 use super::view::pause;
 use super::{Scope, lease};
 use crate::drain::{DrainWatch, Phase};
-use crate::model::{ObjectName, ObjectRef, ObjectStatus, Statuses};
+use crate::model::{ObjectName, ObjectRef, ObjectStatus, Status, Statuses, Verdict};
 
 /// Writes under way at a time.
 const RUNNING: usize = 8;
@@ -71,10 +73,23 @@ impl Progress {
     }
 }
 
+/// A Service with colors, and what there is to say about it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Colored {
+    /// Where it stands.
+    pub standing: Standing,
+    /// What its owner was told, oldest first.
+    pub told: Vec<Told>,
+}
+
 /// What there is to write.
 pub struct Sources {
     /// Statuses; nothing is written before the first.
     pub statuses: watch::Receiver<Option<Statuses>>,
+    /// All verdicts, sorted.
+    pub verdicts: Box<dyn Fn() -> Arc<Vec<Verdict>> + Send>,
+    /// All Services with colors.
+    pub colors: Box<dyn Fn() -> BTreeMap<ObjectName, Colored> + Send>,
 }
 
 /// Who writes. Ends with the process.
@@ -101,8 +116,10 @@ impl Writer {
         let thread = std::thread::Builder::new().name("weir-writer".to_owned()).spawn(move || {
             runtime.block_on(async {
                 let (leads, leading) = watch::channel(false);
-                let election = tokio::spawn(lease::run(client.clone(), namespace, identity(), leads, drain.clone()));
-                Desk::new(Remote::new(client), namespaces, shown).run(sources, leading, drain).await;
+                let identity = identity();
+                let election = lease::run(client.clone(), namespace, identity.clone(), leads, drain.clone());
+                let election = tokio::spawn(election);
+                Desk::new(Remote::new(client), identity, namespaces, shown).run(sources, leading, drain).await;
                 // A panic there has been reported by the panic hook already.
                 let _ = election.await;
             });
@@ -143,12 +160,21 @@ fn now() -> String {
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 enum Job {
     Status(ObjectRef),
+    /// What stands for a Gateway inside the cluster.
+    Infrastructure(ObjectName),
+    /// The annotations of a Service with colors.
+    Standing(ObjectName),
 }
+
+/// After all statuses.
+const RANK_STANDING: u8 = 20;
+const RANK_INFRASTRUCTURE: u8 = 21;
 
 impl Job {
     fn kind(&self) -> &'static str {
         match self {
             Self::Status(object) => object.kind,
+            Self::Infrastructure(_) | Self::Standing(_) => SERVICE.name,
         }
     }
 }
@@ -162,6 +188,8 @@ enum Read {
 
 struct Desk {
     remote: Remote,
+    /// Of this process, for Events.
+    identity: String,
     namespaces: Vec<String>,
     progress: Arc<Progress>,
     queue: Queue<Job>,
@@ -170,20 +198,29 @@ struct Desk {
     /// What objects said when they were listed; used once.
     lives: BTreeMap<ObjectRef, Live>,
     running: JoinSet<(Job, Result<&'static str, Refusal>)>,
+    /// Services with colors, as the queue knows them.
+    standings: BTreeMap<ObjectName, Standing>,
+    announcer: Announcer,
+    /// At most one Event at a time.
+    announcing: JoinSet<Result<&'static str, Refusal>>,
     /// What has been told already.
     complaints: HashSet<String>,
 }
 
 impl Desk {
-    fn new(remote: Remote, namespaces: Vec<String>, progress: Arc<Progress>) -> Self {
+    fn new(remote: Remote, identity: String, namespaces: Vec<String>, progress: Arc<Progress>) -> Self {
         Self {
             remote,
+            identity,
             namespaces,
             progress,
             queue: Queue::default(),
             known: Statuses::default(),
             lives: BTreeMap::new(),
             running: JoinSet::new(),
+            standings: BTreeMap::new(),
+            announcer: Announcer::default(),
+            announcing: JoinSet::new(),
             complaints: HashSet::new(),
         }
     }
@@ -211,8 +248,10 @@ impl Desk {
             self.progress.leads.store(false, Ordering::Relaxed);
             // What is under way is not waited for: whoever leads next compares anyway.
             self.running.shutdown().await;
+            self.announcing.shutdown().await;
             self.queue = Queue::default();
             self.lives.clear();
+            self.standings.clear();
             self.known = Statuses::default();
             self.show();
         }
@@ -221,6 +260,9 @@ impl Desk {
     /// Writes for as long as it is polled.
     async fn lead(&mut self, sources: &mut Sources) {
         self.known = sources.statuses.borrow_and_update().clone().unwrap_or_default();
+        self.announcer = Announcer::new(u64::try_from(Timestamp::now().as_millisecond()).unwrap_or(0));
+        let gateways: Vec<ObjectRef> = self.known.keys().filter(|object| object.kind == "Gateway").cloned().collect();
+        gateways.into_iter().for_each(|gateway| self.push(gateway));
         let (pages, mut read) = mpsc::channel(1);
         let mut seen = HashSet::new();
         let mut listing = Some(tokio::spawn(list(self.remote.clone(), self.namespaces.clone(), pages)));
@@ -261,8 +303,13 @@ impl Desk {
                     listing = Some(tokio::spawn(list(self.remote.clone(), self.namespaces.clone(), pages)));
                 },
                 () = until(due), if due.is_some() => {}
-                _ = ticks.tick() => {}
+                Some(ended) = self.announcing.join_next() => match ended {
+                Ok(result) => self.announced(result),
+                    Err(error) => tracing::error!(%error, "an Event failed"),
+                },
+                _ = ticks.tick() => self.look(sources),
             }
+            self.announce();
             self.show();
         }
     }
@@ -282,7 +329,63 @@ impl Desk {
 
     fn push(&mut self, object: ObjectRef) {
         let Some(rank) = STATUS_KINDS.iter().position(|kind| kind.name == object.kind) else { return };
-        self.queue.push(Job::Status(object), rank as u8, Instant::now());
+        let now = Instant::now();
+        if object.kind == "Gateway" {
+            self.queue.push(Job::Infrastructure(object.name.clone()), RANK_INFRASTRUCTURE, now);
+        }
+        self.queue.push(Job::Status(object), rank as u8, now);
+    }
+
+    /// Looks for what is told nowhere else.
+    fn look(&mut self, sources: &Sources) {
+        self.announcer.verdicts((sources.verdicts)());
+        let colors = (sources.colors)();
+        self.announcer.retain(&colors.keys().collect::<BTreeSet<_>>());
+        let gone = self.standings.keys().filter(|service| !colors.contains_key(*service)).cloned();
+        let gone: Vec<ObjectName> = gone.collect();
+        for service in gone {
+            self.standings.remove(&service);
+            self.queue.push(Job::Standing(service), RANK_STANDING, Instant::now());
+        }
+        for (service, colored) in colors {
+            self.announcer.cutover(&service, &colored.told);
+            if self.standings.get(&service) != Some(&colored.standing) {
+                self.standings.insert(service.clone(), colored.standing);
+                self.queue.push(Job::Standing(service), RANK_STANDING, Instant::now());
+            }
+        }
+        let untold = self.announcer.untold();
+        if untold > 0 {
+            tracing::warn!(
+                untold,
+                "Events were left out: there are too many; `weir check` and the admin port show all"
+            );
+        }
+    }
+
+    fn announce(&mut self) {
+        if !self.announcing.is_empty() {
+            return;
+        }
+        if let Some(announcement) = self.announcer.pop(Instant::now()) {
+            let (remote, identity) = (self.remote.clone(), self.identity.clone());
+            self.announcing.spawn(async move { tell(&remote, &announcement, &identity).await });
+        }
+    }
+
+    fn announced(&mut self, result: Result<&'static str, Refusal>) {
+        let label = match &result {
+            Ok(label) => label,
+            Err(refusal) => refusal.label(),
+        };
+        self.progress.count(EVENT.name, label);
+        if let Err(refusal @ (Refusal::Forbidden(_) | Refusal::Invalid(_))) = &result {
+            let text = match refusal {
+                Refusal::Forbidden(text) => format!("{text}; add to the ClusterRole: {}", EVENT.rule("", "create")),
+                refusal => refusal.text().to_owned(),
+            };
+            self.say_once(EVENT.plural.to_owned(), &format!("an Event cannot be written: {text}"));
+        }
     }
 
     /// Compares a page of a listing with what is to be said.
@@ -304,18 +407,50 @@ impl Desk {
         while self.queue.running() < RUNNING
             && let Some(job) = self.queue.pop(Instant::now())
         {
+            let remote = self.remote.clone();
             match job {
                 Job::Status(object) => {
                     let Some(kind) = STATUS_KINDS.iter().find(|kind| kind.name == object.kind) else { continue };
-                    let (remote, wanted) = (self.remote.clone(), self.known.get(&object).cloned());
-                    let live = self.lives.remove(&object);
+                    let (wanted, live) = (self.known.get(&object).cloned(), self.lives.remove(&object));
                     self.running.spawn(async move {
                         let result = write(&remote, kind, &object.name, wanted.as_deref(), live).await;
                         (Job::Status(object), result)
                     });
                 }
+                Job::Infrastructure(gateway) => {
+                    let wanted = self.infrastructure(&gateway);
+                    self.running.spawn(async move {
+                        let result = infrastructure::write(&remote, &gateway, wanted.as_ref()).await;
+                        (Job::Infrastructure(gateway), result)
+                    });
+                }
+                Job::Standing(service) => {
+                    let standing = self.standings.get(&service).cloned();
+                    self.running.spawn(async move {
+                        let result = service::write(&remote, &service, standing.as_ref()).await;
+                        (Job::Standing(service), result)
+                    });
+                }
             }
         }
+    }
+
+    /// What is to stand for a Gateway inside the cluster.
+    fn infrastructure(&self, gateway: &ObjectName) -> Option<Wanted> {
+        let of = |status: &ObjectStatus| match &status.status {
+            Status::Gateway { addresses, infrastructure, .. } => Some((addresses.clone(), infrastructure.clone())),
+            _ => None,
+        };
+        let this = ObjectRef::new("Gateway", gateway.clone());
+        let (addresses, infrastructure) = of(self.known.get(&this)?)?;
+        let shares = |(object, status): (&ObjectRef, &Arc<ObjectStatus>)| {
+            object.kind == "Gateway"
+                && *object != this
+                && matches!(&status.status, Status::Gateway { addresses: others, .. }
+                    if others.iter().any(|other| addresses.contains(other)))
+        };
+        let own = !self.known.iter().any(shares);
+        Wanted::of(&addresses, own, &infrastructure)
     }
 
     fn ended(&mut self, job: &Job, result: Result<&'static str, Refusal>) {
@@ -341,19 +476,46 @@ impl Desk {
 
     /// Says once per kind what is not allowed, and once per object what is not wanted.
     fn complain(&mut self, job: &Job, refusal: &Refusal) {
-        let Job::Status(object) = job;
-        let Some(kind) = STATUS_KINDS.iter().find(|kind| kind.name == object.kind) else { return };
-        let text = match refusal {
-            Refusal::Forbidden(text) => format!(
-                "the status of {} cannot be written: {text}; add to the ClusterRole: {}",
-                kind.plural,
-                kind.rule("/status", "patch")
-            ),
-            refusal => format!("the status of {object} cannot be written: {}", refusal.text()),
+        let (what, kind, part, verbs) = match job {
+            Job::Status(object) => (format!("the status of {object}"), Kind::named(object.kind), "/status", "patch"),
+            Job::Standing(name) => {
+                (format!("the annotations of Service {name}"), Some(&SERVICE), "", "get, create, patch, delete")
+            }
+            Job::Infrastructure(name) => {
+                (format!("the Service for Gateway {name}"), Some(&SERVICE), "", "get, create, patch, delete")
+            }
         };
-        let told = if matches!(refusal, Refusal::Forbidden(_)) { kind.plural.to_owned() } else { text.clone() };
-        if self.complaints.len() < 1_000 && self.complaints.insert(told) {
+        let Some(kind) = kind else { return };
+        match refusal {
+            Refusal::Forbidden(text) => {
+                let rule = kind.rule(part, verbs);
+                let text = format!("{what} cannot be written: {text}; add to the ClusterRole: {rule}");
+                self.say_once(format!("{}{part}", kind.plural), &text);
+            }
+            refusal => {
+                let text = format!("{what} cannot be written: {}", refusal.text());
+                self.say_once(text.clone(), &text);
+            }
+        }
+    }
+
+    fn say_once(&mut self, subject: String, text: &str) {
+        if self.complaints.len() < 1_000 && self.complaints.insert(subject) {
             tracing::warn!("{text}");
+        }
+    }
+}
+
+/// Tells an Event; an API server that is away for a moment is waited for.
+async fn tell(remote: &Remote, announcement: &Announcement, identity: &str) -> Result<&'static str, Refusal> {
+    let mut failures = 0;
+    loop {
+        match events::tell(remote, announcement, identity).await {
+            Err(Refusal::Away(_)) if failures < 8 => {
+                failures += 1;
+                tokio::time::sleep(pause(failures, fastrand::f64())).await;
+            }
+            result => return result,
         }
     }
 }

@@ -1,0 +1,162 @@
+use super::*;
+
+async fn client(to: SocketAddr) -> UdpSocket {
+    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    // Connected: it hears of nobody but the listener.
+    socket.connect(to).await.unwrap();
+    socket
+}
+
+async fn answer(socket: &UdpSocket) -> String {
+    let mut buffer = vec![0; 65_536];
+    let received = tokio::time::timeout(Duration::from_secs(10), socket.recv(&mut buffer)).await;
+    let length = received.expect("an answer within 10 s").unwrap();
+    String::from_utf8(buffer[..length].to_vec()).unwrap()
+}
+
+async fn ask(socket: &UdpSocket, text: &str) -> String {
+    socket.send(text.as_bytes()).await.unwrap();
+    answer(socket).await
+}
+
+fn udp(backends: impl IntoIterator<Item = Backend>) -> Model {
+    model(entry(Protocol::Udp, &[("a", 1)]), backends)
+}
+
+#[test]
+fn datagrams_of_a_client_go_to_one_endpoint_and_answers_come_from_the_listener() {
+    on_a_worker(options(), async |worker| {
+        let (a, b) = (echo_datagrams("a").await, echo_datagrams("b").await);
+        worker.publish(&udp([backend("a", &[a, b])]));
+        let (address, _stop) = worker.listen_for_datagrams();
+        let mut seen = std::collections::BTreeSet::new();
+        for _ in 0..20 {
+            let client = client(address).await;
+            let first = ask(&client, "1").await;
+            let name = first.strip_suffix(":1").unwrap().to_owned();
+            for text in ["2", "", &"x".repeat(60_000)] {
+                assert_eq!(ask(&client, text).await, format!("{name}:{text}"));
+            }
+            seen.insert(name);
+        }
+        assert_eq!(seen.len(), 2);
+        let counters = worker.context.counters.listener("test");
+        assert_eq!((counters.open.value(), counters.datagrams_in.value(), counters.datagrams_out.value()), (20, 80, 80));
+        assert_eq!(worker.totals().colors[0].flow.in_flight(), 20);
+    });
+}
+
+#[test]
+fn silent_session_ends_and_the_next_datagram_begins_another() {
+    let mut options = options();
+    options.timeouts.udp_idle = Duration::from_millis(300);
+    on_a_worker(options, async |worker| {
+        let (a, b) = (echo_datagrams("a").await, echo_datagrams("b").await);
+        worker.publish(&udp([backend("a", &[a])]));
+        let (address, _stop) = worker.listen_for_datagrams();
+        let client = client(address).await;
+        assert_eq!(ask(&client, "1").await, "a:1");
+        worker.publish(&udp([backend("a", &[b])]));
+        worker.until("the session has ended", |worker| worker.context.counters.open_connections() == 0).await;
+        assert_eq!(ask(&client, "2").await, "b:2");
+        let color = &worker.totals().colors[0];
+        assert_eq!((color.flow.started, color.bytes_in, color.bytes_out), (2, 1, 3), "the second is not settled yet");
+    });
+}
+
+#[test]
+fn endpoint_that_is_not_there_is_passed_by() {
+    on_a_worker(options(), async |worker| {
+        let dead = UdpSocket::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+        let mut backend = backend("a", &[echo_datagrams("a").await, dead]);
+        backend.balance = Balance::RoundRobin;
+        worker.publish(&udp([backend]));
+        let (address, _stop) = worker.listen_for_datagrams();
+        for _ in 0..20 {
+            let client = client(address).await;
+            // The first may be lost at the dead one; whoever waits for an answer asks again.
+            let mut buffer = [0; 16];
+            let mut tries = 0;
+            let length = loop {
+                client.send(b"x").await.unwrap();
+                tries += 1;
+                let wait = Duration::from_millis(if tries > 3 { 10_000 } else { 200 });
+                if let Ok(received) = tokio::time::timeout(wait, client.recv(&mut buffer)).await {
+                    break received.unwrap();
+                }
+                assert!(tries < 5);
+            };
+            assert_eq!(&buffer[..length], b"a:x");
+        }
+        let totals = worker.totals();
+        let failed = totals.endpoints.iter().find(|endpoint| endpoint.labels.address == dead).unwrap();
+        assert_eq!((failed.flow.started, failed.errors), (5, 5), "five failures in a row");
+    });
+}
+
+#[test]
+fn sessions_are_bounded_and_datagrams_without_one_are_counted() {
+    let mut options = options();
+    options.limits.udp_sessions = 3;
+    on_a_worker(options, async |worker| {
+        worker.publish(&udp([backend("a", &[echo_datagrams("a").await])]));
+        let (address, _stop) = worker.listen_for_datagrams();
+        let mut clients = Vec::new();
+        for _ in 0..3 {
+            let client = client(address).await;
+            assert_eq!(ask(&client, "1").await, "a:1");
+            clients.push(client);
+        }
+        client(address).await.send(b"1").await.unwrap();
+        let counters = worker.context.counters.listener("test");
+        worker.until("it is refused", |_| counters.datagrams_dropped.value() == 1).await;
+        assert_eq!((counters.refused.value(), counters.open.value()), (1, 3));
+        assert_eq!(ask(&clients[0], "2").await, "a:2");
+    });
+}
+
+#[test]
+fn draining_listener_serves_its_sessions_and_begins_none() {
+    let mut options = options();
+    options.timeouts.udp_idle = Duration::from_millis(500);
+    on_a_worker(options, async |worker| {
+        worker.publish(&udp([backend("a", &[echo_datagrams("a").await])]));
+        let (address, stop) = worker.listen_for_datagrams();
+        let old = client(address).await;
+        assert_eq!(ask(&old, "1").await, "a:1");
+        stop.send(()).unwrap();
+        let counters = worker.context.counters.listener("test");
+        let new = client(address).await;
+        new.send(b"1").await.unwrap();
+        worker.until("it is refused", |_| counters.refused.value() == 1).await;
+        assert_eq!(ask(&old, "2").await, "a:2");
+        worker.until("nothing is open", |worker| worker.context.counters.open_connections() == 0).await;
+    });
+}
+
+#[test]
+fn sessions_of_a_listener_that_is_gone_end_with_it() {
+    on_a_worker(options(), async |worker| {
+        worker.publish(&udp([backend("a", &[echo_datagrams("a").await])]));
+        let (address, stop) = worker.listen_for_datagrams();
+        assert_eq!(ask(&client(address).await, "1").await, "a:1");
+        drop(stop);
+        worker.until("nothing is open", |worker| worker.context.counters.open_connections() == 0).await;
+    });
+}
+
+#[test]
+fn session_leaves_the_old_color_when_told_to() {
+    on_a_worker(options(), async |worker| {
+        worker.publish(&udp([backend("a", &[echo_datagrams("a").await])]));
+        let (address, _stop) = worker.listen_for_datagrams();
+        let client = client(address).await;
+        assert_eq!(ask(&client, "1").await, "a:1");
+        let color = worker.live.borrow().backend(&key("a")).unwrap().colors[0].clone();
+        color.streams.order(crate::proxy::backend::DrainOrder::Force);
+        worker.until("it has ended", |_| color.streams.ended().forced == 1).await;
+        assert_eq!(worker.context.counters.open_connections(), 0);
+        color.streams.cancel();
+        assert_eq!(ask(&client, "2").await, "a:2");
+    });
+}

@@ -85,12 +85,15 @@ mod conformance {
     pub fn table(results: &Results) -> String {
         let Results { suite, version, commit, date, channels } = results;
         let mut text = format!("Suite {suite}, Weir {version} at commit {commit}, {date}.\n\n");
-        text.push_str("| profile | channel | core tests | extended tests | extended features |\n|---|---|---|---|---|\n");
+        text.push_str(
+            "| profile | channel | core tests | extended tests | extended features |\n|---|---|---|---|---|\n",
+        );
         for (name, channel) in channels {
             for profile in &channel.profiles {
                 let Profile { core, extended, features, unsupported, .. } = profile;
                 let all = features + unsupported.len();
-                let without = if unsupported.is_empty() { String::new() } else { format!("; not: {}", unsupported.join(", ")) };
+                let without =
+                    if unsupported.is_empty() { String::new() } else { format!("; not: {}", unsupported.join(", ")) };
                 text.push_str(&format!(
                     "| {} | {name} | {} | {} | {features} of {all}{without} |\n",
                     profile.name,
@@ -110,7 +113,7 @@ mod conformance {
 fn conformance() -> String {
     match fs::read_to_string(root().join("tests/conformance/results.yaml")) {
         Ok(text) => conformance::table(&serde_saphyr::from_str(&text).expect("results.yaml as summarize writes it")),
-        Err(_) => "No run is recorded yet.\n\n\n\n".to_owned(),
+        Err(_) => "No run is recorded yet.".to_owned(),
     }
 }
 
@@ -128,7 +131,7 @@ fn the_readme_has_the_tables_of_the_code() {
         let (begin, end) = (format!("<!-- {name}:begin -->\n"), format!("<!-- {name}:end -->"));
         let from = right.find(&begin).unwrap_or_else(|| panic!("README.md has no {begin}")) + begin.len();
         let to = from + right[from..].find(&end).unwrap_or_else(|| panic!("README.md has no {end}"));
-        assert!(table.lines().count() > 3, "the table of {name} is empty");
+        assert!(table.lines().count() > 3 || name == "conformance", "the table of {name} is empty");
         right.replace_range(from..to, &format!("{}\n", table.trim_end()));
     }
     if right == written {

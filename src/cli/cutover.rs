@@ -11,6 +11,8 @@ use super::client::{Admin, AdminError};
 use super::exit::{CliError, Exit};
 use super::output::{self, Format, Progress};
 use crate::control::cutover::edit;
+#[cfg(feature = "kubernetes")]
+use crate::control::provider::kubernetes::{self, Wish};
 use crate::model::ObjectName;
 
 /// Between two looks at a running cutover.
@@ -33,22 +35,54 @@ enum Verb {
         #[arg(short, long, value_enum, default_value_t)]
         output: Format,
     },
-    /// Starts a cutover: changes `weir.dev/active` in the manifest file, and no other byte.
+    /// Starts a cutover: changes `weir.dev/active` on the API server, or in a manifest file, and nothing else there.
     Start {
         #[command(flatten)]
         target: Target,
         /// The color that shall serve.
         #[arg(long, value_name = "COLOR")]
         to: String,
-        /// Folder of manifests that the Service is in.
+        /// Folder of manifests that the Service is in; without it the API server is asked.
         #[arg(long, value_name = "DIR", env = "WEIR_MANIFESTS")]
-        manifests: PathBuf,
+        manifests: Option<PathBuf>,
+        #[command(flatten)]
+        server: Server,
         /// Waits until the color serves; exit code 1 if it is refused.
         #[arg(long)]
         wait: bool,
         /// How long to wait at most, in seconds.
         #[arg(long, value_name = "SECONDS", default_value_t = 900, requires = "wait")]
         timeout: u64,
+    },
+    /// Stops a cutover before traffic moves (`weir.dev/cutover.hold` on the API server), or lets it go on.
+    Hold {
+        #[command(flatten)]
+        target: Target,
+        #[command(flatten)]
+        server: Server,
+        /// Lets it go on.
+        #[arg(long)]
+        off: bool,
+    },
+    /// Ends a running cutover; after traffic has moved it moves back (`weir.dev/cutover.abort` on the API server).
+    Abort {
+        #[command(flatten)]
+        target: Target,
+        #[command(flatten)]
+        server: Server,
+        /// What the annotation is set to; default: the time.
+        #[arg(long, value_name = "TEXT")]
+        reason: Option<String>,
+    },
+    /// Tries again what has failed (`weir.dev/cutover.retry` on the API server).
+    Retry {
+        #[command(flatten)]
+        target: Target,
+        #[command(flatten)]
+        server: Server,
+        /// What the annotation is set to; default: the time.
+        #[arg(long, value_name = "TEXT")]
+        reason: Option<String>,
     },
     /// Follows a cutover until it is over.
     Watch {
@@ -68,6 +102,14 @@ struct Target {
     /// Address of the running Weir's admin API.
     #[arg(long, value_name = "ADDR", env = "WEIR_ADMIN", default_value = super::ADMIN)]
     admin: String,
+}
+
+/// How the API server is reached.
+#[derive(clap::Args, Debug)]
+struct Server {
+    /// Default: KUBECONFIG, in a pod its service account, else `~/.kube/config`.
+    #[arg(long, value_name = "FILE", env = "WEIR_KUBECONFIG")]
+    kubeconfig: Option<PathBuf>,
 }
 
 impl Target {
@@ -100,17 +142,72 @@ pub(super) fn cutover(arguments: &Cutover) -> Result<Exit, CliError> {
             });
             Ok(Exit::Ok)
         }
-        Verb::Start { target, to, manifests, wait, timeout } => {
+        Verb::Start { target, to, manifests, server, wait, timeout } => {
             // Asked before the change, so that a bad end of an earlier attempt is not taken for one of this.
             let before = if *wait { Some(target.state()?) } else { None };
-            start(target, to, manifests)?;
+            match manifests {
+                Some(manifests) => start(target, to, manifests)?,
+                None => ask(target, server, Asked::To(to))?,
+            }
             match before {
                 Some(before) => follow(target, Some(to), Some(&before), Some(Duration::from_secs(*timeout))),
                 None => Ok(Exit::Ok),
             }
         }
+        Verb::Hold { target, server, off } => ask(target, server, Asked::Hold(!off)).map(|()| Exit::Ok),
+        Verb::Abort { target, server, reason } => {
+            ask(target, server, Asked::Abort(reason.as_deref())).map(|()| Exit::Ok)
+        }
+        Verb::Retry { target, server, reason } => {
+            ask(target, server, Asked::Retry(reason.as_deref())).map(|()| Exit::Ok)
+        }
         Verb::Watch { target, to } => follow(target, to.as_deref(), None, None),
     }
+}
+
+/// What is asked for by an annotation of the Service.
+enum Asked<'a> {
+    To(&'a str),
+    Hold(bool),
+    Abort(Option<&'a str>),
+    Retry(Option<&'a str>),
+}
+
+#[cfg(feature = "kubernetes")]
+fn ask(target: &Target, server: &Server, asked: Asked<'_>) -> Result<(), CliError> {
+    // Any value will do that was not there before.
+    let new = |text: Option<&str>| {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        text.map_or_else(|| now.as_millis().to_string(), str::to_owned)
+    };
+    let wish = match asked {
+        Asked::To(color) => Wish::To(color.to_owned()),
+        Asked::Hold(hold) => Wish::Hold(hold),
+        Asked::Abort(reason) => Wish::Abort(new(reason)),
+        Asked::Retry(reason) => Wish::Retry(new(reason)),
+    };
+    let done = kubernetes::ask(server.kubeconfig.as_deref(), &target.service, &wish)?;
+    let word = |value: &Option<String>| value.clone().unwrap_or_else(|| "nothing".to_owned());
+    let (key, service, now) = (done.key, &target.service, word(&done.now));
+    output::print(&if done.changed {
+        format!("{key} of {service}: {} -> {now}\n", word(&done.before))
+    } else {
+        format!("{key} of {service} is {now} already\n")
+    });
+    Ok(())
+}
+
+#[cfg(not(feature = "kubernetes"))]
+fn ask(_: &Target, _: &Server, asked: Asked<'_>) -> Result<(), CliError> {
+    let fix = match asked {
+        Asked::To(_) => "give --manifests DIR",
+        Asked::Hold(_) | Asked::Abort(_) | Asked::Retry(_) => "edit the annotation of the Service",
+    };
+    Err(CliError::Argument {
+        argument: "--kubeconfig".to_owned(),
+        problem: "this weir was built without the feature `kubernetes`".to_owned(),
+        fix: fix.to_owned(),
+    })
 }
 
 /// What the admin API says about a Service's cutover.

@@ -9,6 +9,8 @@ use super::demo::DemoError;
 use super::serve::ServeError;
 use crate::config::SettingError;
 use crate::control::cutover::edit::EditError;
+#[cfg(feature = "kubernetes")]
+use crate::control::provider::kubernetes::AskError;
 
 /// Exit codes that scripts rely on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -66,6 +68,10 @@ pub enum CliError {
     /// The annotation was not changed.
     #[error(transparent)]
     Edit(#[from] EditError),
+    /// The annotation was not changed on the API server.
+    #[cfg(feature = "kubernetes")]
+    #[error(transparent)]
+    Ask(#[from] AskError),
     /// The admin API.
     #[error(transparent)]
     Admin(#[from] AdminError),
@@ -89,6 +95,10 @@ impl CliError {
             Self::Argument { .. } | Self::Settings(_) => Exit::Usage,
             Self::Manifests { .. } | Self::Edit(EditError::File { .. }) => Exit::Unreachable,
             Self::Edit(_) => Exit::Findings,
+            #[cfg(feature = "kubernetes")]
+            Self::Ask(AskError::Away(_) | AskError::Client(_)) => Exit::Unreachable,
+            #[cfg(feature = "kubernetes")]
+            Self::Ask(_) => Exit::Findings,
             Self::Cutover { .. } => Exit::Findings,
             Self::Admin(AdminError::NotFound { .. } | AdminError::Refused { .. }) => Exit::Findings,
             Self::Admin(_) => Exit::Unreachable,

@@ -127,8 +127,9 @@ fn render(translation: &Translation) -> String {
         }
     }
     let statuses: BTreeMap<_, _> = translation.statuses.iter().map(|(it, status)| (it.clone(), status)).collect();
-    let statuses: Map<_, _> =
-        statuses.into_iter().map(|(it, written)| (it.to_string(), status(&written.status))).collect();
+    let empty = |status: &Status| matches!(status, Status::Ingress { addresses } if addresses.is_empty());
+    let statuses = statuses.into_iter().filter(|(_, written)| !empty(&written.status));
+    let statuses: Map<_, _> = statuses.map(|(it, written)| (it.to_string(), status(&written.status))).collect();
     if !statuses.is_empty() {
         all.insert("statuses".to_owned(), Value::Object(statuses));
     }

@@ -205,3 +205,105 @@ pub(super) fn published(reading: &mut Reading<'_>, options: &Options) -> Option<
     }
     (!addresses.is_empty()).then_some(addresses)
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// A Gateway that asks for `wants`, and whose status shows `shows`.
+    fn gateway(wants: &[&str], shows: &[&str]) -> Gateway {
+        let address = |text: &&str| match *text {
+            "any" => json!({ "type": "IPAddress" }),
+            "name" => json!({ "type": "Hostname", "value": "a.test" }),
+            ip => json!({ "type": "IPAddress", "value": ip }),
+        };
+        let wants: Vec<_> = wants.iter().map(address).collect();
+        let shows: Vec<_> = shows.iter().map(address).collect();
+        let spec = json!({ "gatewayClassName": "weir", "listeners": [], "addresses": wants });
+        let value = json!({ "metadata": { "name": "x" }, "spec": spec, "status": { "addresses": shows } });
+        serde_json::from_value(value).unwrap()
+    }
+
+    fn pool(ranges: &[(&str, &str)]) -> Vec<AddressRange> {
+        let range =
+            |(first, last): &(&str, &str)| AddressRange { first: first.parse().unwrap(), last: last.parse().unwrap() };
+        ranges.iter().map(range).collect()
+    }
+
+    /// What each of `gateways` gets, the oldest first: addresses, and the reason why it is not all.
+    fn got(pool: &[AddressRange], gateways: &[(&str, Gateway)], held: &mut Held) -> Vec<String> {
+        let names: Vec<ObjectName> = gateways.iter().map(|(name, _)| ObjectName::new("shop", *name)).collect();
+        let by_age: Vec<_> = names.iter().zip(gateways.iter().map(|(_, gateway)| gateway)).collect();
+        let all = assign(pool, &by_age, held);
+        let show = |name: &ObjectName| {
+            let assigned = &all[name];
+            let addresses = match &assigned.sockets {
+                Sockets::Shared => "shared".to_owned(),
+                Sockets::Own(own) => own.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "),
+            };
+            let lacking = assigned.lacking.as_ref().map(|(reason, _)| *reason);
+            let unsupported = assigned.unsupported.as_ref().map(|_| "UnsupportedAddress");
+            [Some(&*addresses), lacking, unsupported].into_iter().flatten().collect::<Vec<_>>().join("; ")
+        };
+        names.iter().map(show).collect()
+    }
+
+    #[test]
+    fn each_gateway_gets_the_first_free_address_in_the_order_of_the_pool() {
+        let pool = pool(&[("192.0.2.8", "192.0.2.9"), ("192.0.2.1", "192.0.2.1"), ("2001:db8::1", "2001:db8::1")]);
+        let gateways = ["a", "b", "c", "d", "e"].map(|name| (name, gateway(&[], &[])));
+        let all = got(&pool, &gateways, &mut Held::new());
+        assert_eq!(all, ["192.0.2.8", "192.0.2.9", "192.0.2.1", "2001:db8::1", "; AddressNotAssigned"]);
+    }
+
+    #[test]
+    fn what_is_asked_for_is_given_or_refused_with_the_reason_of_the_api() {
+        let small = pool(&[("192.0.2.1", "192.0.2.3")]);
+        for (wants, expected) in [
+            (&["192.0.2.3"][..], "192.0.2.3"),
+            (&["any"], "192.0.2.1"),
+            (&["192.0.2.2", "any"], "192.0.2.2 192.0.2.1"),
+            (&["203.0.113.1", "192.0.2.2"], "192.0.2.2; AddressNotUsable"),
+            (&["203.0.113.1"], "; AddressNotUsable"),
+            (&["name", "203.0.113.1", "192.0.2.2"], "; UnsupportedAddress"),
+        ] {
+            assert_eq!(got(&small, &[("a", gateway(wants, &[]))], &mut Held::new()), [expected], "{wants:?}");
+        }
+        for (wants, expected) in [(&[][..], "shared"), (&["any"], "shared"), (&["203.0.113.1"], "203.0.113.1")] {
+            assert_eq!(
+                got(&[], &[("a", gateway(wants, &[]))], &mut Held::new()),
+                [expected],
+                "{wants:?} without a pool"
+            );
+        }
+    }
+
+    #[test]
+    fn address_is_kept_while_the_gateway_lives_also_from_older_ones_that_come_later() {
+        let pool = pool(&[("192.0.2.1", "192.0.2.4")]);
+        let mut held = Held::new();
+        let any = || gateway(&[], &[]);
+        assert_eq!(got(&pool, &[("b", any()), ("c", any())], &mut held), ["192.0.2.1", "192.0.2.2"]);
+        let three = [("a", any()), ("b", any()), ("c", any())];
+        assert_eq!(got(&pool, &three, &mut held), ["192.0.2.3", "192.0.2.1", "192.0.2.2"]);
+        let greedy = [("a", gateway(&["192.0.2.1"], &[])), ("b", any())];
+        assert_eq!(got(&pool, &greedy, &mut held), ["; AddressNotUsable", "192.0.2.1"]);
+        assert_eq!(got(&pool, &[("a", gateway(&["192.0.2.1"], &[]))], &mut held), ["192.0.2.1"]);
+    }
+
+    #[test]
+    fn what_a_status_shows_comes_before_what_is_remembered() {
+        let pool = pool(&[("192.0.2.1", "192.0.2.4")]);
+        let mut held = Held::new();
+        let shown = [
+            ("a", gateway(&[], &["192.0.2.4"])),
+            ("b", gateway(&[], &["192.0.2.4"])),
+            ("c", gateway(&[], &["203.0.113.1"])),
+        ];
+        assert_eq!(got(&pool, &shown, &mut held), ["192.0.2.4", "192.0.2.1", "192.0.2.2"]);
+        let moved = [("a", gateway(&[], &["192.0.2.3"])), ("b", gateway(&[], &[]))];
+        assert_eq!(got(&pool, &moved, &mut held), ["192.0.2.3", "192.0.2.1"]);
+    }
+}

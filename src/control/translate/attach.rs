@@ -109,7 +109,10 @@ pub(super) fn attach(reading: &mut Reading<'_>, gateways: &Gateways, wanted: &Wa
         let accepted = match at.attach(reading, wanted.kind, hostnames.as_deref(), &mut attachment) {
             Ok(()) => status::holds("Accepted"),
             Err((reason, problem, fix)) => {
-                reading.error(reason, field.clone(), &*problem, &fix);
+                // The owner was told already which hostnames cannot be read.
+                if hostnames.is_some() || reason != "NoMatchingListenerHostname" {
+                    reading.error(reason, field.clone(), &*problem, &fix);
+                }
                 status::fails("Accepted", reason, problem)
             }
         };

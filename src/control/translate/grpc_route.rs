@@ -25,7 +25,7 @@ pub(super) fn grpc_route(reading: &mut Reading<'_>, gateways: &Gateways, known: 
         hostnames: route.spec.hostnames.as_deref().unwrap_or_default(),
     };
     let attachment = attach::attach(reading, gateways, &wanted);
-    let foreign = attachment.places.is_empty() && reading.verdicts.is_empty();
+    let foreign = attachment.parents.is_empty() && reading.verdicts.is_empty();
     if foreign {
         return part;
     }

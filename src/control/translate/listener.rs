@@ -285,7 +285,7 @@ fn tls(reading: &mut Reading<'_>, candidate: &mut Candidate<'_>, spoken: Spoken,
 }
 
 /// How two listeners at one port stand in each other's way.
-fn clash(one: &Candidate<'_>, other: &Candidate<'_>, mixed: bool) -> Option<(&'static str, &'static str)> {
+fn clash(one: &Candidate<'_>, other: &Candidate<'_>) -> Option<(&'static str, &'static str)> {
     let (Some(first), Some(second)) = (one.spoken, other.spoken) else { return None };
     // What is refused for another reason is at no port.
     if one.refused.is_some() || other.refused.is_some() || one.written.port != other.written.port {
@@ -300,10 +300,6 @@ fn clash(one: &Candidate<'_>, other: &Candidate<'_>, mixed: bool) -> Option<(&'s
     }
     if matches!(first, Spoken::Tcp | Spoken::Udp) {
         return Some(("ProtocolConflict", "has the same port, and nothing else tells connections apart"));
-    }
-    let modes = first == Spoken::Tls && second == Spoken::Tls && one.listener.mode != other.listener.mode;
-    if modes && !mixed {
-        return Some(("ProtocolConflict", "does something else with TLS at the same port"));
     }
     if one.listener.hostname != other.listener.hostname {
         return None;
@@ -323,7 +319,7 @@ pub(super) struct Group<'a> {
 
 /// Finds listeners that stand in each other's way. `groups` are the Gateway, and its ListenerSets in their order: an earlier
 /// object wins over a later one; of the listeners of one object none does (Gateway API, "Handling indistinct Listeners").
-pub(super) fn conflicts(groups: &mut [Group<'_>], mixed: bool) {
+pub(super) fn conflicts(groups: &mut [Group<'_>]) {
     /// Found while everything is borrowed.
     struct Found {
         index: usize,
@@ -339,7 +335,7 @@ pub(super) fn conflicts(groups: &mut [Group<'_>], mixed: bool) {
                 winners.map(|earlier| (&group.reading.source, earlier))
             });
             let lost = standing
-                .filter_map(|(source, earlier)| Some((source, earlier, clash(earlier, candidate, mixed)?)))
+                .filter_map(|(source, earlier)| Some((source, earlier, clash(earlier, candidate)?)))
                 .map(|(source, earlier, (reason, how))| {
                     (reason, format!("listener `{}` of {source} {how}", earlier.written.name))
                 })
@@ -351,7 +347,7 @@ pub(super) fn conflicts(groups: &mut [Group<'_>], mixed: bool) {
         let lost: Vec<usize> = found.iter().map(|found| found.index).collect();
         for (index, candidate) in own.iter().enumerate().filter(|(index, _)| !lost.contains(index)) {
             let rivals = own.iter().enumerate().filter(|(rival, _)| *rival != index && !lost.contains(rival));
-            let rival = rivals.filter_map(|(_, rival)| Some((rival, clash(rival, candidate, mixed)?))).next();
+            let rival = rivals.filter_map(|(_, rival)| Some((rival, clash(rival, candidate)?))).next();
             if let Some((rival, (reason, how))) = rival {
                 let because = (reason, format!("listener `{}` {how}", rival.written.name));
                 found.push(Found { index, because, lost: false });

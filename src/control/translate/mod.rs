@@ -483,8 +483,8 @@ impl Translator {
             let shared = ingresses && matches!(bind, Bind::Http | Bind::Https);
             let alone = socket.filter(|socket| socket.owners.len() == 1 && !shared);
             let web = alone.filter(|socket| matches!(socket.protocol, Protocol::Http | Protocol::Https));
-            let boundaries = web.map(|socket| &socket.hostnames);
-            if boundaries.is_none_or(|boundaries| *boundaries != *entry.boundaries) {
+            let boundaries = web.map(|socket| &socket.hostnames).filter(|hostnames| hostnames.len() > 1);
+            if boundaries.map_or(!entry.boundaries.is_empty(), |boundaries| *boundaries != *entry.boundaries) {
                 entry.boundaries = boundaries.cloned().map(Arc::new).unwrap_or_default();
             }
             !entry.hosts.is_empty() || !entry.streams.is_empty() || !entry.certificates.is_empty() || socket.is_some()

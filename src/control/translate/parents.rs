@@ -16,7 +16,7 @@ use super::reading::{Dep, Reading, created};
 use super::{Item, Objects, Translator, features, listener_set, status, values};
 use crate::model::{
     Bind, CertificateBinding, Claim, ClientCertificates, GatewayAddress, HostPattern, ObjectName, ObjectRef, Protocol,
-    Status,
+    RouteKind, Status,
 };
 
 /// What is at a socket.
@@ -72,10 +72,7 @@ impl Parents {
         for listener in listeners {
             let count = self.attached.get(&(object.clone(), listener.name.clone())).copied().unwrap_or_default();
             // Of several routes of streams at one socket the oldest alone is attached.
-            let streams = listener
-                .kinds
-                .iter()
-                .any(|kind| matches!(kind, crate::model::RouteKind::Tcp | crate::model::RouteKind::Udp));
+            let streams = listener.kinds.iter().any(|kind| matches!(kind, RouteKind::Tcp | RouteKind::Udp));
             listener.attached = if streams { count.min(1) } else { count };
         }
     }
@@ -220,7 +217,7 @@ impl Translator {
             groups.push(Group { reading, candidates });
             owners.push((Item::ListenerSet(set_name.clone()), &set.metadata));
         }
-        listener::conflicts(&mut groups, true);
+        listener::conflicts(&mut groups);
         for group in &mut groups {
             let Group { reading, candidates } = group;
             for candidate in candidates.iter_mut() {
@@ -352,7 +349,8 @@ fn open(
     }
     for bind in binds {
         if let Err((reason, told, problem)) = admit(open, candidate, bind, gateway, spoken.protocol()) {
-            reading.error(told, format!("{field}.protocol"), &*problem, "use another port");
+            let field = if told == "ProtocolConflict" { format!("{field}.protocol") } else { field.clone() };
+            reading.error(told, field, &*problem, "use another port");
             candidate.refused = Some((reason, problem));
             continue;
         }

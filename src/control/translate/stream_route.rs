@@ -59,7 +59,7 @@ fn derive(reading: &mut Reading<'_>, gateways: &Gateways, known: Known<'_>, writ
     let parents = attach::parent_refs!(written.parents);
     let wanted = Wanted { kind: written.kind, parents, hostnames: written.hostnames };
     let attachment = attach::attach(reading, gateways, &wanted);
-    let foreign = attachment.places.is_empty() && reading.verdicts.is_empty();
+    let foreign = attachment.parents.is_empty() && reading.verdicts.is_empty();
     if foreign {
         return part;
     }

@@ -62,6 +62,13 @@ fn gateway(name: &str, listeners: &Value, created: u32) -> Object {
     })))
 }
 
+fn listener_set(name: &str, gateway: &str, listeners: &Value, created: u32) -> Object {
+    Object::ListenerSet(object(json!({
+        "metadata": { "name": name, "namespace": "far", "creationTimestamp": format!("2026-01-0{created}T00:00:00Z") },
+        "spec": { "parentRef": { "name": gateway, "namespace": "shop" }, "listeners": listeners },
+    })))
+}
+
 fn secret(name: &str, certificate: &str, key: &str) -> Object {
     Object::Secret(object(json!({
         "metadata": { "name": name, "namespace": "shop" }, "stringData": { "tls.crt": certificate, "tls.key": key },
@@ -95,7 +102,32 @@ fn change(random: &mut fastrand::Rng, pems: &[(String, String)]) -> Change {
         Change::Remove(ObjectRef::new(kind, ObjectName::new(namespace, name)))
     };
     let remove = random.u32(..4) == 0;
-    match (random.u32(..10), remove) {
+    match (random.u32(..13), remove) {
+        (10, true) => reference("ListenerSet", "far", a),
+        (10, false) => {
+            let protocol = ["HTTP", "HTTPS", "TLS", "TCP"][random.usize(..4)];
+            let tls = matches!(protocol, "HTTPS" | "TLS")
+                .then(|| json!({ "mode": "Terminate", "certificateRefs": [{ "name": "a", "namespace": "shop" }] }));
+            let one = json!({ "name": "x", "port": 9000, "protocol": protocol, "tls": tls, "hostname": host });
+            let two =
+                json!({ "name": "y", "port": [80, 9000][random.usize(..2)], "protocol": "HTTP", "hostname": host });
+            Change::Put(listener_set(a, ["e", "f"][random.usize(..2)], &json!([one, two]), age))
+        }
+        (11, true) => reference("Namespace", "", "far"),
+        (11, false) => Change::Put(Object::Namespace(object(json!({
+            "metadata": { "name": "far", "labels": { "edge": either(random, "yes", "no") } },
+        })))),
+        (12, _) => {
+            let (kind, parent) = [("Gateway", "e"), ("ListenerSet", "a"), ("ListenerSet", "b")][random.usize(..3)];
+            let namespace = if kind == "Gateway" { "shop" } else { "far" };
+            Change::Put(Object::GRPCRoute(object(json!({
+                "metadata": { "name": a, "namespace": "far", "generation": random.u32(..3) },
+                "spec": {
+                    "parentRefs": [{ "kind": kind, "name": parent, "namespace": namespace }, { "name": "e" }],
+                    "rules": [{ "backendRefs": [{ "name": b, "port": 80 }] }],
+                },
+            }))))
+        }
         (0, true) => reference("Service", "shop", a),
         (0, false) => Change::Put(service(
             a,
@@ -128,8 +160,16 @@ fn change(random: &mut fastrand::Rng, pems: &[(String, String)]) -> Change {
             let protocol = ["HTTP", "HTTPS"][random.usize(..2)];
             let tls = (protocol == "HTTPS").then(|| json!({ "certificateRefs": [{ "name": a }] }));
             let listener = json!({ "name": "x", "port": 9000, "protocol": protocol, "tls": tls, "hostname": host });
-            let listeners = json!([{ "name": "web", "port": 80, "protocol": "HTTP" }, listener]);
-            Change::Put(gateway(["e", "f"][random.usize(..2)], &listeners, age))
+            let allowed =
+                json!({ "namespaces": { "from": "Selector", "selector": { "matchLabels": { "edge": "yes" } } } });
+            let web = json!({ "name": "web", "port": 80, "protocol": "HTTP", "allowedRoutes": allowed });
+            let Object::Gateway(mut made) = gateway(["e", "f"][random.usize(..2)], &json!([web, listener]), age) else {
+                unreachable!("it is one")
+            };
+            Arc::make_mut(&mut made).spec.allowed_listeners =
+                [None, serde_json::from_value(allowed).ok()][random.usize(..2)].clone();
+            Arc::make_mut(&mut made).metadata.generation = Some(random.i64(..3));
+            Change::Put(Object::Gateway(made))
         }
         (6, true) => reference("GatewayClass", "", "weir"),
         (6, false) => Change::Put(Object::GatewayClass(object(json!({

@@ -7,14 +7,14 @@ use serde_json::Value;
 use super::remote::{DEFINITION, Refusal, Remote};
 
 /// The definition that is looked at; all of a release are of one channel.
-const GATEWAYS: &str = "gateways.gateway.networking.k8s.io";
+const CLASSES: &str = "gatewayclasses.gateway.networking.k8s.io";
 const CHANNEL: &str = "gateway.networking.k8s.io/channel";
 /// How long the start may wait for an answer.
 const PATIENCE: Duration = Duration::from_secs(3);
 
 /// Asks the API server. Without an answer it is the standard channel, of which every other is a superset.
 pub async fn is_experimental(remote: &Remote) -> bool {
-    let answer = tokio::time::timeout(PATIENCE, remote.read(&DEFINITION.path("", GATEWAYS))).await;
+    let answer = tokio::time::timeout(PATIENCE, remote.read(&DEFINITION.path("", CLASSES))).await;
     match answer.unwrap_or_else(|_| Err(Refusal::Away("it does not answer in time".to_owned()))) {
         Ok(definition) => says_experimental(&definition),
         Err(Refusal::Absent) => false,

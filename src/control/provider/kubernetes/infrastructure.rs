@@ -16,7 +16,7 @@ use crate::model::{GatewayAddress, Infrastructure, ObjectName};
 const GATEWAY: &str = "gateway.networking.k8s.io/gateway-name";
 const MANAGED: &str = "app.kubernetes.io/managed-by";
 /// A short form of all that was written, so that it is written once.
-const WRITTEN: &str = "weir.dev/written";
+pub const WRITTEN: &str = "weir.dev/written";
 /// The longest name of a Service.
 const NAME: usize = 63;
 

@@ -50,6 +50,7 @@ use crate::drain::DrainWatch;
 use strip::Watched;
 use view::{News, View};
 use watch::{Outlet, Subject};
+use writer::Fresh;
 
 pub use client::{KubernetesError, in_pod};
 pub use events::Told;
@@ -80,6 +81,7 @@ pub struct Kubernetes {
     config: Config,
     scope: Scope,
     experimental: bool,
+    fresh: Arc<Fresh>,
 }
 
 impl Kubernetes {
@@ -99,11 +101,12 @@ impl Kubernetes {
         let age = Arc::new(Age::default());
         let (sender, batches) = feed::channel();
         let watches = watches(&client, scope, &server);
-        let told = (server.clone(), age.clone());
+        let fresh = Arc::new(Fresh::default());
+        let told = (server.clone(), age.clone(), fresh.clone());
         std::thread::Builder::new()
             .name("weir-kubernetes".to_owned())
-            .spawn(move || run(&runtime, watches, &told.0, &told.1, &sender))?;
-        Ok((Self { age, server, config, scope: scope.clone(), experimental }, batches))
+            .spawn(move || run(&runtime, watches, &told.0, &told.1, &told.2, &sender))?;
+        Ok((Self { age, server, config, scope: scope.clone(), experimental, fresh }, batches))
     }
 
     /// Begins to write what is to be said of objects, whenever this one leads.
@@ -117,7 +120,7 @@ impl Kubernetes {
             Ok(client) => Ok((client, namespace)),
             Err(problem) => Err(KubernetesError::Client { server: self.server.clone(), problem }),
         };
-        Writer::start(client, &self.scope, sources, drain)
+        Writer::start(client, &self.scope, sources, self.fresh.clone(), drain)
     }
 
     /// How old the view may be.
@@ -234,13 +237,13 @@ fn watches(client: &Client, scope: &Scope, server: &str) -> Vec<Start> {
     plan.starts
 }
 
-fn run(runtime: &Runtime, watches: Vec<Start>, server: &str, age: &Age, sender: &feed::Sender) {
+fn run(runtime: &Runtime, watches: Vec<Start>, server: &str, age: &Age, fresh: &Arc<Fresh>, sender: &feed::Sender) {
     let view = View::new(watches.iter().map(|watch| watch.what.clone()), Instant::now());
     tracing::info!(server, watches = watches.len(), "watching the API server");
     runtime.block_on(async {
         let (news, heard) = mpsc::channel(WAITING);
         for (number, watch) in watches.into_iter().enumerate() {
-            (watch.start)(Outlet { number, news: news.clone() });
+            (watch.start)(Outlet { number, news: news.clone(), fresh: fresh.clone() });
         }
         drop(news);
         collect(heard, view, age, sender).await;

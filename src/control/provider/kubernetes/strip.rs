@@ -21,6 +21,7 @@ use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::core::{DeserializeGuard, NamespaceResourceScope, Resource};
 
+use super::infrastructure;
 use super::service::WRITTEN;
 use super::view::Seen;
 use crate::control::translate::Object;
@@ -62,7 +63,7 @@ fn metadata(metadata: &mut ObjectMeta) {
     metadata.deletion_grace_period_seconds = None;
     metadata.generate_name = None;
     if let Some(annotations) = &mut metadata.annotations {
-        let noise = |key: &str| NOISE.contains(&key) || WRITTEN.contains(&key);
+        let noise = |key: &str| NOISE.contains(&key) || WRITTEN.contains(&key) || key == infrastructure::WRITTEN;
         annotations.retain(|key, _| !noise(key));
         if annotations.is_empty() {
             metadata.annotations = None;

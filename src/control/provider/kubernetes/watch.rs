@@ -5,6 +5,7 @@
 
 use std::fmt::Debug;
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
@@ -15,8 +16,10 @@ use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 
+use super::remote::STATUS_KINDS;
 use super::strip::Watched;
 use super::view::{Failure, News, pause};
+use super::writer::Fresh;
 
 /// Objects per page of a listing.
 const PAGE: u32 = 500;
@@ -70,6 +73,8 @@ pub struct Outlet {
     pub number: usize,
     /// To the view. A full channel slows the API server down, not Weir.
     pub news: mpsc::Sender<(usize, News)>,
+    /// To the writer.
+    pub fresh: Arc<Fresh>,
 }
 
 /// The view is gone: the process ends.
@@ -222,7 +227,14 @@ where
             };
             self.failures = 0;
             match event {
-                WatchEvent::Added(object) | WatchEvent::Modified(object) => {
+                WatchEvent::Added(object) => {
+                    if STATUS_KINDS.iter().any(|kind| kind.name == K::KIND) {
+                        self.outlet.fresh.add(K::reference(object.meta()));
+                    }
+                    self.at(object.meta());
+                    self.outlet.say(News::Seen(object.strip())).await?;
+                }
+                WatchEvent::Modified(object) => {
                     self.at(object.meta());
                     self.outlet.say(News::Seen(object.strip())).await?;
                 }

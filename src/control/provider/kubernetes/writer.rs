@@ -35,6 +35,9 @@ const RESYNC: Duration = Duration::from_secs(600);
 /// Between two tries of what the API server will not have, or not allow.
 const REFUSED: Duration = Duration::from_secs(60);
 
+/// Objects that may be [`Fresh`] at a time.
+const FRESH: usize = 10_000;
+
 /// How writing goes on, for the metrics.
 #[derive(Debug, Default)]
 pub struct Progress {
@@ -73,6 +76,26 @@ impl Progress {
     }
 }
 
+/// Objects that the watches have seen being made. One that was made anew under the name of another may be said to be as
+/// it was, but has no status. Written by the watches, emptied by who leads.
+#[derive(Debug, Default)]
+pub struct Fresh(Mutex<HashSet<ObjectRef>>);
+
+impl Fresh {
+    /// An object was made.
+    pub fn add(&self, object: ObjectRef) {
+        let mut fresh = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // Who begins to lead reads everything anyway.
+        if fresh.len() < FRESH {
+            fresh.insert(object);
+        }
+    }
+
+    fn take(&self) -> HashSet<ObjectRef> {
+        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
 /// A Service with colors, and what there is to say about it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Colored {
@@ -105,6 +128,7 @@ impl Writer {
         client: impl FnOnce() -> Result<(Client, String), super::KubernetesError> + Send,
         scope: &Scope,
         sources: Sources,
+        fresh: Arc<Fresh>,
         drain: DrainWatch,
     ) -> Result<Self, super::KubernetesError> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -119,7 +143,7 @@ impl Writer {
                 let identity = identity();
                 let election = lease::run(client.clone(), namespace, identity.clone(), leads, drain.clone());
                 let election = tokio::spawn(election);
-                Desk::new(Remote::new(client), identity, namespaces, shown).run(sources, leading, drain).await;
+                Desk::new(Remote::new(client), identity, namespaces, fresh, shown).run(sources, leading, drain).await;
                 // A panic there has been reported by the panic hook already.
                 let _ = election.await;
             });
@@ -191,6 +215,9 @@ struct Desk {
     /// Of this process, for Events.
     identity: String,
     namespaces: Vec<String>,
+    fresh: Arc<Fresh>,
+    /// Objects that say what is to be said, as far as is known.
+    settled: HashSet<ObjectRef>,
     progress: Arc<Progress>,
     queue: Queue<Job>,
     /// What is to be said, as far as the queue knows.
@@ -208,11 +235,19 @@ struct Desk {
 }
 
 impl Desk {
-    fn new(remote: Remote, identity: String, namespaces: Vec<String>, progress: Arc<Progress>) -> Self {
+    fn new(
+        remote: Remote,
+        identity: String,
+        namespaces: Vec<String>,
+        fresh: Arc<Fresh>,
+        progress: Arc<Progress>,
+    ) -> Self {
         Self {
             remote,
             identity,
             namespaces,
+            fresh,
+            settled: HashSet::new(),
             progress,
             queue: Queue::default(),
             known: Statuses::default(),
@@ -252,6 +287,7 @@ impl Desk {
             self.queue = Queue::default();
             self.lives.clear();
             self.standings.clear();
+            self.settled.clear();
             self.known = Statuses::default();
             self.show();
         }
@@ -260,6 +296,7 @@ impl Desk {
     /// Writes for as long as it is polled.
     async fn lead(&mut self, sources: &mut Sources) {
         self.known = sources.statuses.borrow_and_update().clone().unwrap_or_default();
+        self.fresh.take();
         self.announcer = Announcer::new(u64::try_from(Timestamp::now().as_millisecond()).unwrap_or(0));
         let gateways: Vec<ObjectRef> = self.known.keys().filter(|object| object.kind == "Gateway").cloned().collect();
         gateways.into_iter().for_each(|gateway| self.push(gateway));
@@ -323,6 +360,9 @@ impl Desk {
     fn take(&mut self, statuses: Statuses) {
         let before = std::mem::replace(&mut self.known, statuses.clone());
         for difference in before.differences(&statuses, Arc::ptr_eq) {
+            if difference.new.is_none() {
+                self.settled.remove(difference.key);
+            }
             self.push(difference.key.clone());
         }
     }
@@ -338,6 +378,11 @@ impl Desk {
 
     /// Looks for what is told nowhere else.
     fn look(&mut self, sources: &Sources) {
+        for object in self.fresh.take() {
+            if self.settled.contains(&object) {
+                self.push(object);
+            }
+        }
         self.announcer.verdicts((sources.verdicts)());
         let colors = (sources.colors)();
         self.announcer.retain(&colors.keys().collect::<BTreeSet<_>>());
@@ -397,6 +442,8 @@ impl Desk {
             if status::plan(kind, &live, wanted, &now).is_some() {
                 self.lives.insert(object.clone(), live);
                 self.push(object.clone());
+            } else if wanted.is_some() {
+                self.settled.insert(object.clone());
             }
             seen.insert(object);
         }
@@ -460,6 +507,11 @@ impl Desk {
         };
         self.progress.count(job.kind(), label);
         let now = Instant::now();
+        if let (Job::Status(object), Ok(_)) = (job, &result)
+            && self.known.contains_key(object)
+        {
+            self.settled.insert(object.clone());
+        }
         match result {
             // It is gone, and so is what was to be said.
             Ok(_) | Err(Refusal::Absent) => self.queue.done(job, now),

@@ -16,10 +16,8 @@ fn clients_are_let_in_by_the_authorities_of_the_moment() {
     on_a_worker(options(), async |worker| {
         let (server, one, two) = (Authority::new(), Authority::new(), Authority::new());
         let (of_one, of_two) = (one.issue("client.test"), two.issue("client.test"));
-        let certificate = CertificateBinding {
-            host: HostPattern::Any,
-            certificate: server.issue("web.test").certificate(),
-        };
+        let certificate =
+            CertificateBinding { host: HostPattern::Any, certificate: server.issue("web.test").certificate() };
         let certificates = Arc::new(vec![certificate]);
         let publish = |clients: Option<(&Authority, bool)>| {
             let client_certificates = clients.map(|(authority, optional)| {

@@ -41,7 +41,10 @@ fn datagrams_of_a_client_go_to_one_endpoint_and_answers_come_from_the_listener()
         }
         assert_eq!(seen.len(), 2);
         let counters = worker.context.counters.listener("test");
-        assert_eq!((counters.open.value(), counters.datagrams_in.value(), counters.datagrams_out.value()), (20, 80, 80));
+        assert_eq!(
+            (counters.open.value(), counters.datagrams_in.value(), counters.datagrams_out.value()),
+            (20, 80, 80)
+        );
         assert_eq!(worker.totals().colors[0].flow.in_flight(), 20);
     });
 }

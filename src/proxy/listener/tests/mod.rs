@@ -42,8 +42,7 @@ fn on_a_worker<F: Future>(options: Options, test: impl FnOnce(Rc<Worker>) -> F) 
     let registry = Registry::new(1, reasons.leak());
     let published = Arc::<Published>::default();
     let shard = registry.shard(0);
-    let context =
-        Context::new(Arc::new(options), published.clone(), shard, Arc::default(), Logger::off(), 7);
+    let context = Context::new(Arc::new(options), published.clone(), shard, Arc::default(), Logger::off(), 7);
     let live = RefCell::new(Live::new(registry.clone()));
     let worker = Rc::new(Worker { context, registry, published, live });
     runtime.block_on(async {
@@ -118,12 +117,8 @@ fn key(service: &str) -> BackendKey {
 }
 
 fn backend(service: &str, addresses: &[SocketAddr]) -> Backend {
-    let endpoint = |address: &SocketAddr| Endpoint {
-        address: *address,
-        condition: Condition::Ready,
-        pod: None,
-        zone: None,
-    };
+    let endpoint =
+        |address: &SocketAddr| Endpoint { address: *address, condition: Condition::Ready, pod: None, zone: None };
     let mut addresses = addresses.to_vec();
     addresses.sort();
     let source = EndpointSource::Listed(addresses.iter().map(endpoint).collect());

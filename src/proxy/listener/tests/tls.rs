@@ -138,7 +138,8 @@ fn server_name_says_who_ends_tls_and_what_is_inside() {
         let again = authority.issue("again.test");
         let encrypted = echo_tls(&theirs).await;
         let mut inner = backend("again", &[encrypted]);
-        inner.protocol = UpstreamProtocol::Tls(UpstreamTls { server_name: Some("pass.test".into()), ..UpstreamTls::default() });
+        inner.protocol =
+            UpstreamProtocol::Tls(UpstreamTls { server_name: Some("pass.test".into()), ..UpstreamTls::default() });
         let streams = vec![
             stream(exact("pass.test"), StreamMode::Passthrough, &[("theirs", 1)]),
             stream(exact("ends.test"), StreamMode::Terminate, &[("plain", 1)]),
@@ -173,7 +174,10 @@ fn server_name_says_who_ends_tls_and_what_is_inside() {
         let plain = authority.client(None, &["own", "http/1.1"]);
 
         let mut passed = connect(address, &plain, "pass.test").await.unwrap();
-        assert_eq!((shown(&passed), passed.get_ref().1.alpn_protocol()), (theirs.chain()[0].clone(), Some(&b"own"[..])));
+        assert_eq!(
+            (shown(&passed), passed.get_ref().1.alpn_protocol()),
+            (theirs.chain()[0].clone(), Some(&b"own"[..]))
+        );
         let long = "x".repeat(300_000);
         assert_eq!(say(&mut passed, &long).await, format!("pass.test own\n{long}"));
 
@@ -213,10 +217,8 @@ fn hello_in_many_pieces_is_passed_on_as_it_came() {
         let mut hello = Vec::new();
         session.write_tls(&mut hello).unwrap();
         // Each record holds a few bytes of it, each packet one.
-        let mut bytes: Vec<u8> = hello[5..]
-            .chunks(100)
-            .flat_map(|chunk| [&[22, 3, 1, 0, chunk.len() as u8], chunk].concat())
-            .collect();
+        let mut bytes: Vec<u8> =
+            hello[5..].chunks(100).flat_map(|chunk| [&[22, 3, 1, 0, chunk.len() as u8], chunk].concat()).collect();
         bytes.extend_from_slice(b"and what comes behind it");
         let mut client = TcpStream::connect(address).await.unwrap();
         client.set_nodelay(true).unwrap();

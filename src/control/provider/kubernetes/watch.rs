@@ -16,10 +16,10 @@ use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 
+use super::progress::Fresh;
 use super::remote::STATUS_KINDS;
 use super::strip::Watched;
 use super::view::{Failure, News, pause};
-use super::writer::Fresh;
 
 /// Objects per page of a listing.
 const PAGE: u32 = 500;

@@ -4,19 +4,20 @@
 //! begins to lead reads all objects page by page and writes what is not said already, so a restart writes nothing.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use k8s_openapi::jiff::{Timestamp, Unit};
 use kube::Client;
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 
 use super::events::{self, Announcement, Announcer, Told};
 use super::infrastructure::{self, Wanted};
+use super::listing::{Read, list};
+use super::progress::{Fresh, Progress};
 use super::queue::Queue;
 use super::remote::{EVENT, Kind, Refusal, Remote, SERVICE, STATUS_KINDS};
 use super::service::{self, Standing};
@@ -28,73 +29,10 @@ use crate::model::{ObjectName, ObjectRef, ObjectStatus, Status, Statuses, Verdic
 
 /// Writes under way at a time.
 const RUNNING: usize = 8;
-/// Objects per page of a listing.
-const PAGE: usize = 500;
 /// After this time everything is read and compared again, in case somebody else has written over it.
 const RESYNC: Duration = Duration::from_secs(600);
 /// Between two tries of what the API server will not have, or not allow.
 const REFUSED: Duration = Duration::from_secs(60);
-
-/// Objects that may be [`Fresh`] at a time.
-const FRESH: usize = 10_000;
-
-/// How writing goes on, for the metrics.
-#[derive(Debug, Default)]
-pub struct Progress {
-    leads: AtomicBool,
-    waiting: AtomicU64,
-    /// Since when the oldest is not written.
-    oldest: Mutex<Option<Instant>>,
-    writes: Mutex<BTreeMap<(&'static str, &'static str), u64>>,
-}
-
-impl Progress {
-    /// Whether this one writes (`weir_leader`).
-    pub fn leads(&self) -> bool {
-        self.leads.load(Ordering::Relaxed)
-    }
-
-    /// Objects that are to be written to (`weir_status_queue_length`).
-    pub fn waiting(&self) -> u64 {
-        self.waiting.load(Ordering::Relaxed)
-    }
-
-    /// How long the oldest of them has waited (`weir_status_oldest_seconds`).
-    pub fn oldest(&self) -> Duration {
-        let oldest = *self.oldest.lock().unwrap_or_else(PoisonError::into_inner);
-        oldest.map(|since| since.elapsed()).unwrap_or_default()
-    }
-
-    /// Writes by kind and result (`weir_status_writes_total`).
-    pub fn writes(&self) -> Vec<(&'static str, &'static str, u64)> {
-        let writes = self.writes.lock().unwrap_or_else(PoisonError::into_inner);
-        writes.iter().map(|((kind, result), count)| (*kind, *result, *count)).collect()
-    }
-
-    fn count(&self, kind: &'static str, result: &'static str) {
-        *self.writes.lock().unwrap_or_else(PoisonError::into_inner).entry((kind, result)).or_default() += 1;
-    }
-}
-
-/// Objects that the watches have seen being made. One that was made anew under the name of another may be said to be as
-/// it was, but has no status. Written by the watches, emptied by who leads.
-#[derive(Debug, Default)]
-pub struct Fresh(Mutex<HashSet<ObjectRef>>);
-
-impl Fresh {
-    /// An object was made.
-    pub fn add(&self, object: ObjectRef) {
-        let mut fresh = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        // Who begins to lead reads everything anyway.
-        if fresh.len() < FRESH {
-            fresh.insert(object);
-        }
-    }
-
-    fn take(&self) -> HashSet<ObjectRef> {
-        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-}
 
 /// A Service with colors, and what there is to say about it.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -203,13 +141,6 @@ impl Job {
     }
 }
 
-/// What a page of a listing said.
-enum Read {
-    Page(&'static Kind, Vec<(ObjectName, Live)>),
-    /// All kinds were read.
-    End,
-}
-
 struct Desk {
     remote: Remote,
     /// Of this process, for Events.
@@ -280,13 +211,13 @@ impl Desk {
                 return;
             }
             let gap = leading.borrow().unwrap_or_default();
-            self.progress.leads.store(true, Ordering::Relaxed);
+            self.progress.lead(true);
             tokio::select! {
                 () = self.lead(&mut sources, gap) => {}
                 _ = leading.wait_for(Option::is_none) => {}
                 () = drain.reached(Phase::Grace) => {}
             }
-            self.progress.leads.store(false, Ordering::Relaxed);
+            self.progress.lead(false);
             // What is under way is not waited for: whoever leads next compares anyway.
             self.running.shutdown().await;
             self.announcing.shutdown().await;
@@ -359,8 +290,7 @@ impl Desk {
     }
 
     fn show(&self) {
-        self.progress.waiting.store(self.queue.len() as u64, Ordering::Relaxed);
-        *self.progress.oldest.lock().unwrap_or_else(PoisonError::into_inner) = self.queue.oldest();
+        self.progress.wait(self.queue.len(), self.queue.oldest());
     }
 
     /// Takes what is to be said now.
@@ -612,48 +542,4 @@ async fn write(
     let body = json!({"apiVersion": kind.api_version(), "kind": kind.name, "metadata": metadata, "status": status});
     remote.apply(&format!("{path}/status"), &body).await?;
     Ok("written")
-}
-
-/// Reads all objects that have a status, page by page.
-async fn list(remote: Remote, namespaces: Vec<String>, pages: mpsc::Sender<Read>) {
-    let all = [String::new()];
-    for kind in &STATUS_KINDS {
-        let places = if kind.namespaced && !namespaces.is_empty() { &namespaces[..] } else { &all };
-        for namespace in places {
-            let mut token = String::new();
-            let mut failures = 0;
-            loop {
-                let path = format!("{}?limit={PAGE}&continue={token}", kind.list(namespace));
-                let mut page = match remote.read(&path).await {
-                    Ok(page) => page,
-                    Err(Refusal::Away(_)) => {
-                        failures += 1;
-                        tokio::time::sleep(pause(failures, fastrand::f64())).await;
-                        continue;
-                    }
-                    // A token that is too old: from the beginning. Kinds that do not exist or may not be read: without.
-                    Err(Refusal::Invalid(_)) if !token.is_empty() => {
-                        token.clear();
-                        continue;
-                    }
-                    Err(_) => break,
-                };
-                token = page["metadata"]["continue"].as_str().unwrap_or_default().to_owned();
-                let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-                let objects = page["items"].as_array_mut().map(std::mem::take).unwrap_or_default();
-                let named = |object: Value| {
-                    let metadata = &object["metadata"];
-                    (ObjectName::new(text(&metadata["namespace"]), text(&metadata["name"])), Live::read(object))
-                };
-                if pages.send(Read::Page(kind, objects.into_iter().map(named).collect())).await.is_err() {
-                    return;
-                }
-                if token.is_empty() {
-                    break;
-                }
-            }
-        }
-    }
-    // Nobody listens any more when somebody else leads.
-    let _ = pages.send(Read::End).await;
 }

@@ -300,7 +300,7 @@ fn open_access_log(settings: &Settings) -> Result<AccessLog, AppError> {
 enum Provider {
     Directory(Directory),
     #[cfg(feature = "kubernetes")]
-    Kubernetes(Kubernetes),
+    Kubernetes(Box<Kubernetes>),
     Embedded {
         /// Dropping it would tell the loop that its provider has ended.
         _sender: feed::Sender,
@@ -336,7 +336,7 @@ fn open_source(source: Source) -> Result<(Provider, feed::Receiver), AppError> {
         #[cfg(feature = "kubernetes")]
         Source::Kubernetes(scope) => {
             let (kubernetes, batches) = Kubernetes::watch(&scope)?;
-            Ok((Provider::Kubernetes(kubernetes), batches))
+            Ok((Provider::Kubernetes(Box::new(kubernetes)), batches))
         }
         Source::Embedded(changes) => {
             let (sender, batches) = feed::channel();

@@ -5,7 +5,7 @@
 //! once: the API server has it already.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::hash::{BuildHasher, Hash, Hasher};
+use std::hash::{BuildHasher, Hash};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -144,8 +144,7 @@ impl Announcer {
 fn event(announcement: &Announcement, kind: &Kind, uid: &str, instance: &str, now: Timestamp) -> Value {
     let Announcement { object, reason, warning, note, .. } = announcement;
     let namespace = if object.name.namespace.is_empty() { "default" } else { &*object.name.namespace };
-    let mut hasher = FixedState::with_seed(0).build_hasher();
-    (announcement, uid).hash(&mut hasher);
+    let mark = FixedState::with_seed(0).hash_one((announcement, uid));
     let prefix = cut(&object.name.name, 200);
     let mut regarding =
         json!({"apiVersion": kind.api_version(), "kind": kind.name, "name": object.name.name, "uid": uid});
@@ -155,7 +154,7 @@ fn event(announcement: &Announcement, kind: &Kind, uid: &str, instance: &str, no
     json!({
         "apiVersion": EVENT.api_version(),
         "kind": EVENT.name,
-        "metadata": {"name": format!("{prefix}.{:016x}", hasher.finish()), "namespace": namespace},
+        "metadata": {"name": format!("{prefix}.{mark:016x}"), "namespace": namespace},
         "eventTime": MicroTime(now),
         "reportingController": CONTROLLER,
         "reportingInstance": cut(instance, 128),

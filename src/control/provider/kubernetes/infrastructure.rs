@@ -3,7 +3,7 @@
 //! Pods reach the Gateway by the name `GATEWAY-weir`, and tools find it by the label of the Gateway API. Both objects
 //! belong to the Gateway and go with it. Whatever else has that name is left alone.
 
-use std::hash::{BuildHasher, Hash, Hasher};
+use std::hash::{BuildHasher, Hash};
 use std::net::IpAddr;
 
 use foldhash::fast::FixedState;
@@ -44,9 +44,7 @@ impl Wanted {
     }
 
     fn fingerprint(&self) -> String {
-        let mut hasher = FixedState::with_seed(1).build_hasher();
-        self.hash(&mut hasher);
-        format!("{:016x}", hasher.finish())
+        format!("{:016x}", FixedState::with_seed(1).hash_one(self))
     }
 }
 
@@ -56,9 +54,7 @@ fn name(gateway: &str) -> String {
     if plain.len() <= NAME && !gateway.contains('.') && !gateway.starts_with(|c: char| c.is_ascii_digit()) {
         return plain;
     }
-    let mut hasher = FixedState::with_seed(2).build_hasher();
-    gateway.hash(&mut hasher);
-    let tail = format!("-{:08x}-weir", hasher.finish() as u32);
+    let tail = format!("-{:08x}-weir", FixedState::with_seed(2).hash_one(gateway) as u32);
     let start = if plain.starts_with(|c: char| c.is_ascii_digit()) { "gw-" } else { "" };
     let head = format!("{start}{}", gateway.replace('.', "-"));
     let head = head[..head.len().min(NAME - tail.len())].trim_end_matches('-');

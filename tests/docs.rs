@@ -113,7 +113,7 @@ mod conformance {
 fn conformance() -> String {
     match fs::read_to_string(root().join("tests/conformance/results.yaml")) {
         Ok(text) => conformance::table(&serde_saphyr::from_str(&text).expect("results.yaml as summarize writes it")),
-        Err(_) => "No run is recorded yet.\n\n\n\n".to_owned(),
+        Err(_) => "No run is recorded yet.".to_owned(),
     }
 }
 
@@ -131,7 +131,7 @@ fn the_readme_has_the_tables_of_the_code() {
         let (begin, end) = (format!("<!-- {name}:begin -->\n"), format!("<!-- {name}:end -->"));
         let from = right.find(&begin).unwrap_or_else(|| panic!("README.md has no {begin}")) + begin.len();
         let to = from + right[from..].find(&end).unwrap_or_else(|| panic!("README.md has no {end}"));
-        assert!(table.lines().count() > 3, "the table of {name} is empty");
+        assert!(table.lines().count() > 3 || name == "conformance", "the table of {name} is empty");
         right.replace_range(from..to, &format!("{}\n", table.trim_end()));
     }
     if right == written {

@@ -141,7 +141,8 @@ pub struct Limits {
     pub connections: usize,
     /// Open connections of one client address; 0 is no limit, the default: many users may share one address.
     pub connections_per_address: usize,
-    /// Sessions of datagrams per listener.
+    /// Sessions of datagrams open at a time at one listener, at least 1. Default 10,000: each is a socket, and anyone can
+    /// write a sender's address.
     pub udp_sessions: u32,
     /// Streams open at a time on an HTTP/2 connection, 1–10,000. Default 100, the least that RFC 9113 recommends.
     pub h2_streams: u32,
@@ -186,7 +187,8 @@ pub struct Timeouts {
     /// Silence of an upgraded connection, 1 s–7 d. Default 1 h: longer than any heartbeat.
     #[serde(serialize_with = "duration")]
     pub tunnel_idle: Duration,
-    /// Silence of a session of datagrams.
+    /// Silence of a session of datagrams, 1 s–1 d. Default 1 m: whoever says nothing for so long has gone, or begins anew.
+    #[serde(serialize_with = "duration")]
     pub udp_idle: Duration,
     /// How long an unused connection to an endpoint is kept, 0–1 h. Default 55 s: before the 60 s at which common
     /// servers close theirs, so that a request does not meet a closing connection.

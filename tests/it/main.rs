@@ -36,6 +36,7 @@ mod scale;
 mod smuggling;
 mod statistics;
 mod streaming;
+mod streams;
 mod tls;
 mod upgrades;
 mod websockets;

@@ -87,9 +87,9 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
     - udproutes/status
     - backendtlspolicies/status
   verbs: [patch]
-- {apiGroups: [events.k8s.io], resources: [events], verbs: [create, patch]}
+- {apiGroups: [events.k8s.io], resources: [events], verbs: [create]}
 {{- if .Values.rbac.write }}
-# Annotations that tell of a cutover, and the Service of each Gateway that carries its labels and annotations.
+# Annotations that tell of a cutover, and for each Gateway a Service with its labels, annotations and addresses.
 - {apiGroups: [""], resources: [services], verbs: [create, patch, delete]}
 - {apiGroups: [discovery.k8s.io], resources: [endpointslices], verbs: [create, patch, delete]}
 {{- end }}

@@ -34,12 +34,15 @@ pub(super) struct View {
     verdicts: Vec<Verdict>,
 }
 
+/// Policies by Service and then by the name of a port, each with its age.
+type ByAim = HashMap<ObjectName, BTreeMap<Option<Arc<str>>, BTreeSet<(i64, ObjectName)>>>;
+
 /// All policies, and which Gateways lead to which Services.
 #[derive(Default)]
 pub(super) struct Policies {
     views: HashMap<ObjectName, View>,
     /// Policies by what they are for, the oldest first.
-    by_aim: HashMap<ObjectName, BTreeMap<Option<Arc<str>>, BTreeSet<(i64, ObjectName)>>>,
+    by_aim: ByAim,
     /// Gateways by Service, with the number of routes that lead there.
     gateways: HashMap<ObjectName, BTreeMap<ObjectName, usize>>,
     /// Policies whose status must be looked at.
@@ -166,8 +169,6 @@ impl Policies {
         })
     }
 }
-
-type ByAim = HashMap<ObjectName, BTreeMap<Option<Arc<str>>, BTreeSet<(i64, ObjectName)>>>;
 
 /// Marks every policy for a Service.
 fn stir(stirred: &mut BTreeSet<ObjectName>, by_aim: &ByAim, service: &ObjectName) {

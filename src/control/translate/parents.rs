@@ -16,7 +16,7 @@ use super::reading::{Dep, Reading, created};
 use super::{Item, Objects, Translator, features, listener_set, status, values};
 use crate::model::{
     Bind, CertificateBinding, Claim, ClientCertificates, GatewayAddress, HostPattern, ObjectName, ObjectRef, Protocol,
-    RouteKind, Status,
+    Status,
 };
 
 /// What is at a socket.
@@ -71,9 +71,8 @@ impl Parents {
         let (Status::Gateway { listeners, .. } | Status::ListenerSet { listeners, .. }) = status else { return };
         for listener in listeners {
             let count = self.attached.get(&(object.clone(), listener.name.clone())).copied().unwrap_or_default();
-            // Of several routes of streams at one socket the oldest alone is attached.
-            let streams = listener.kinds.iter().any(|kind| matches!(kind, RouteKind::Tcp | RouteKind::Udp));
-            listener.attached = if streams { count.min(1) } else { count };
+            // Of several routes of streams at one socket the oldest serves it, but all of them are attached.
+            listener.attached = count;
         }
     }
 }

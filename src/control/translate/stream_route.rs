@@ -1,6 +1,7 @@
 //! TLSRoutes, TCPRoutes and UDPRoutes: connections and sessions that are passed on without a look into them.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::Arc;
 
 use gateway_api::apis::standard::tlsroutes::{TlsRoute as TLSRoute, TlsRouteParentRefs, TlsRouteRules};
@@ -76,19 +77,19 @@ fn derive(reading: &mut Reading<'_>, gateways: &Gateways, known: Known<'_>, writ
         places.insert((place.bind, host), (mode, identity));
     }
     // A route that is served nowhere is told what is wrong with it all the same.
-    let mut rules: BTreeMap<Variant, Arc<Rule>> = BTreeMap::new();
+    let mut derived: BTreeMap<Variant, Arc<Rule>> = BTreeMap::new();
     let nowhere = places.is_empty().then_some((StreamMode::Passthrough, None));
     for variant in places.values().cloned().chain(nowhere) {
-        if !rules.contains_key(&variant) {
-            let mut rule = rule(reading, known, written, variant.0);
-            if let Some(secret) = &variant.1 {
-                rule = rules::shown(reading, known, rule, secret);
-            }
-            rules.insert(variant, Arc::new(rule));
+        let Entry::Vacant(free) = derived.entry(variant) else { continue };
+        let (mode, identity) = free.key();
+        let mut rule = rule(reading, known, written, *mode);
+        if let Some(secret) = identity {
+            rule = rules::shown(reading, known, rule, secret);
         }
+        free.insert(Arc::new(rule));
     }
     for ((bind, host), variant) in places {
-        let rule = rules[&variant].clone();
+        let rule = derived[&variant].clone();
         for backend in &rule.backends {
             if let Target::Backend(key) = &backend.target {
                 part.backends.insert(key.clone());

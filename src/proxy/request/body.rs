@@ -28,6 +28,9 @@ pub const REPLAY: u64 = 64 * 1024;
 /// Bytes of one piece for an HTTP/2 client: the send buffer of a stream.
 const PIECE: usize = 64 * 1024;
 
+/// Reads of a response that is given up, after which its connection is given up too.
+const GIVEN_UP: usize = 4;
+
 /// The body of a request.
 pub struct RequestBody {
     source: Source,
@@ -396,9 +399,10 @@ impl ResponseBody {
                 let (mut exchange, mut attempt) = body.state?;
                 poll_fn(|cx| {
                     with_scratch(|scratch| {
-                        while !exchange.is_done()
-                            && let Poll::Ready(Ok(_)) = exchange.poll_read(cx, &mut scratch[..PIECE])
-                        {
+                        for _ in 0..GIVEN_UP {
+                            if exchange.is_done() || !matches!(exchange.poll_read(cx, scratch), Poll::Ready(Ok(_))) {
+                                break;
+                            }
                         }
                     });
                     Poll::Ready(())

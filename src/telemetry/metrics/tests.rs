@@ -132,6 +132,7 @@ fn page(format: Format, per_endpoint: bool) -> String {
     let gauges = Gauges::new(1);
     gauges.worker(0).listener("http").open.add(3);
     gauges.worker(0).listener("http").idle.add(1);
+    gauges.worker(0).listener("http").datagrams_in.add(1);
     let facts = Facts {
         ready_endpoints: vec![(color("web", 80), 2), (color("web", 81), 2)],
         generation: 3,

@@ -25,8 +25,6 @@ const BURST: f64 = 50.0;
 const RATE: f64 = 5.0;
 /// The longest note of an Event, in bytes.
 const NOTE: usize = 1_024;
-/// A note of a cutover that is older than this when a leader begins was told by the one before (milliseconds).
-const TAKEOVER: u64 = 15_000;
 
 /// What has happened to an object.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -71,9 +69,9 @@ pub struct Announcer {
 }
 
 impl Announcer {
-    /// Of a leader that begins at `wall` (milliseconds since the Unix epoch).
-    pub fn new(wall: u64) -> Self {
-        Self { since: wall.saturating_sub(TAKEOVER), ..Self::default() }
+    /// Notes of cutovers of before `since` (milliseconds since the Unix epoch) were told by another leader.
+    pub fn new(since: u64) -> Self {
+        Self { since, ..Self::default() }
     }
 
     /// Takes verdicts (sorted). Errors that were not there before are told, one for each reason of an object.

@@ -104,12 +104,13 @@ impl Election {
     }
 }
 
-/// Takes part in the election until the process ends; then gives the Lease back. Tells in `leads` whether this one leads.
+/// Takes part in the election until the process ends; then gives the Lease back. Tells in `leads`
+/// whether this one leads, and then for how long before nobody may have done so.
 pub async fn run(
     client: Client,
     namespace: String,
     identity: String,
-    leads: watch::Sender<bool>,
+    leads: watch::Sender<Option<Duration>>,
     mut drain: DrainWatch,
 ) {
     let mut candidate = Candidate {
@@ -117,6 +118,7 @@ pub async fn run(
         election: Election::new(identity),
         version: None,
         namespace,
+        gap: RETRY,
         complaint: String::new(),
     };
     loop {
@@ -131,22 +133,27 @@ pub async fn run(
             candidate.complain(&refusal);
         }
         let leading = candidate.election.leads_until().is_some_and(|until| until > Instant::now());
-        tell(&leads, leading, &candidate.election.identity);
+        tell(&leads, leading.then_some(candidate.gap), &candidate.election.identity);
         let pause = RETRY.mul_f64(if leading { 1.0 } else { 0.9 + 0.4 * fastrand::f64() });
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
             () = drain.reached(Phase::Grace) => break,
         }
     }
-    let led = *leads.borrow();
-    leads.send_replace(false);
-    if led {
+    if leads.send_replace(None).is_some() {
         candidate.release().await;
     }
 }
 
-fn tell(leads: &watch::Sender<bool>, leading: bool, identity: &str) {
-    let changed = leads.send_if_modified(|before| std::mem::replace(before, leading) != leading);
+fn tell(leads: &watch::Sender<Option<Duration>>, gap: Option<Duration>, identity: &str) {
+    let leading = gap.is_some();
+    let changed = leads.send_if_modified(|before| {
+        let changed = before.is_some() != leading;
+        if changed {
+            *before = gap;
+        }
+        changed
+    });
     match (changed, leading) {
         (true, true) => tracing::info!(identity, lease = NAME, "leading: statuses are written by this one"),
         (true, false) => tracing::warn!(identity, lease = NAME, "not leading any more: nothing is written"),
@@ -166,6 +173,8 @@ struct Candidate {
     election: Election,
     version: Option<String>,
     namespace: String,
+    /// For how long before this one's lead nobody may have led.
+    gap: Duration,
     /// What was told last.
     complaint: String,
 }
@@ -191,6 +200,10 @@ impl Candidate {
             Step::Create | Step::Renew | Step::Take => {
                 self.write(&self.election.identity, transitions, step != Step::Renew).await?;
             }
+        }
+        if self.election.leads_until().is_none() {
+            // Who has given the Lease back led until then.
+            self.gap = if before.holder.is_empty() { RETRY } else { before.duration + RETRY };
         }
         self.election.renewed(asked);
         self.complaint.clear();

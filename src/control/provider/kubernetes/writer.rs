@@ -139,7 +139,7 @@ impl Writer {
         let (shown, namespaces) = (progress.clone(), scope.namespaces.clone());
         let thread = std::thread::Builder::new().name("weir-writer".to_owned()).spawn(move || {
             runtime.block_on(async {
-                let (leads, leading) = watch::channel(false);
+                let (leads, leading) = watch::channel(None);
                 let identity = identity();
                 let election = lease::run(client.clone(), namespace, identity.clone(), leads, drain.clone());
                 let election = tokio::spawn(election);
@@ -260,12 +260,17 @@ impl Desk {
         }
     }
 
-    async fn run(mut self, mut sources: Sources, mut leading: watch::Receiver<bool>, mut drain: DrainWatch) {
+    async fn run(
+        mut self,
+        mut sources: Sources,
+        mut leading: watch::Receiver<Option<Duration>>,
+        mut drain: DrainWatch,
+    ) {
         loop {
             let begun = async {
                 // Both or nothing: an error means that the other side is gone.
                 sources.statuses.wait_for(Option::is_some).await.is_ok()
-                    && leading.wait_for(|leads| *leads).await.is_ok()
+                    && leading.wait_for(Option::is_some).await.is_ok()
             };
             let begun = tokio::select! {
                 begun = begun => begun,
@@ -274,10 +279,11 @@ impl Desk {
             if !begun {
                 return;
             }
+            let gap = leading.borrow().unwrap_or_default();
             self.progress.leads.store(true, Ordering::Relaxed);
             tokio::select! {
-                () = self.lead(&mut sources) => {}
-                _ = leading.wait_for(|leads| !*leads) => {}
+                () = self.lead(&mut sources, gap) => {}
+                _ = leading.wait_for(Option::is_none) => {}
                 () = drain.reached(Phase::Grace) => {}
             }
             self.progress.leads.store(false, Ordering::Relaxed);
@@ -293,11 +299,12 @@ impl Desk {
         }
     }
 
-    /// Writes for as long as it is polled.
-    async fn lead(&mut self, sources: &mut Sources) {
+    /// Writes for as long as it is polled. For `gap` before it nobody may have told what happened.
+    async fn lead(&mut self, sources: &mut Sources, gap: Duration) {
         self.known = sources.statuses.borrow_and_update().clone().unwrap_or_default();
         self.fresh.take();
-        self.announcer = Announcer::new(u64::try_from(Timestamp::now().as_millisecond()).unwrap_or(0));
+        let since = Timestamp::now().as_millisecond() - i64::try_from(gap.as_millis()).unwrap_or(0);
+        self.announcer = Announcer::new(u64::try_from(since).unwrap_or(0));
         let gateways: Vec<ObjectRef> = self.known.keys().filter(|object| object.kind == "Gateway").cloned().collect();
         gateways.into_iter().for_each(|gateway| self.push(gateway));
         let (pages, mut read) = mpsc::channel(1);

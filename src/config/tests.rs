@@ -383,3 +383,24 @@ fn the_reference_has_a_row_for_every_setting() {
     assert!(text.lines().all(|line| line.matches('|').count() == 7), "{text}");
     assert!(text.contains("| `limits.target` | `WEIR_LIMITS_TARGET` | `--set` | `16KiB` | a size in bytes"), "{text}");
 }
+
+#[test]
+fn ranges_of_addresses_leave_out_what_no_host_has_and_are_shown_as_they_are_read() {
+    use super::value::ranges;
+    let shown = |text: &str| ranges::read(text).map(|ranges| ranges::show(&ranges));
+    for (text, expected) in [
+        ("", Some("")),
+        ("192.0.2.7, 2001:db8::1", Some("192.0.2.7,2001:db8::1")),
+        ("192.0.2.0/29", Some("192.0.2.1-192.0.2.6")),
+        ("192.0.2.0/31", Some("192.0.2.0-192.0.2.1")),
+        ("192.0.2.7/32", Some("192.0.2.7")),
+        ("2001:db8::/126", Some("2001:db8::-2001:db8::3")),
+        ("192.0.2.10-192.0.2.20,192.0.2.9", Some("192.0.2.10-192.0.2.20,192.0.2.9")),
+        ("192.0.2.20-192.0.2.10", None),
+        ("192.0.2.1-2001:db8::1", None),
+        ("edge.example.com", None),
+    ] {
+        assert_eq!(shown(text).as_deref(), expected, "{text}");
+        assert!(expected.is_none_or(|expected| shown(expected).as_deref() == Some(expected)), "{text}");
+    }
+}

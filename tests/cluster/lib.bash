@@ -7,7 +7,7 @@ script=${0##*/tests/}
 work=$(mktemp -d)
 log=$work/weir.log
 started=()
-trap 'for one in "${started[@]}"; do kill -KILL "$one" 2>/dev/null && wait "$one" 2>/dev/null; done; rm -rf "$work"' EXIT
+trap 'for one in "${started[@]}"; do kill -KILL "$one" 2>/dev/null && wait "$one" 2>/dev/null || true; done; rm -rf "$work"' EXIT
 namespace=weir-${script##*/}
 k() { kubectl --namespace "$namespace" "$@"; }
 

@@ -258,7 +258,7 @@ pub enum Underscores {
 pub struct Retries {
     /// Retries as a share of a backend's requests, 0–100 %. Default 20: a failing backend sees a fifth more, not double.
     pub budget_percent: u32,
-    /// Attempts of one request in all, 1–10. Default 2; 1 turns retries off.
+    /// Attempts of one request in all, 1–10. Default 2; 1 turns retries off. Else at least 4 while connections are refused.
     pub attempts: u32,
 }
 

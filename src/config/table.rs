@@ -126,7 +126,7 @@ table! {
     "headers.underscores" NO_FLAG, headers.underscores = choice(UNDERSCORES), "what happens to header names with an underscore";
     "headers.merge_slashes" NO_FLAG, headers.merge_slashes = boolean(), "make // in a path one slash";
     "retries.budget_percent" NO_FLAG, retries.budget_percent = count(0, 100), "retries as a share of a backend's requests";
-    "retries.attempts" NO_FLAG, retries.attempts = count(1, 10), "attempts of one request in all; 1 turns retries off";
+    "retries.attempts" NO_FLAG, retries.attempts = count(1, 10), "attempts of one request in all, 4 while connections are refused; 1 turns retries off";
     "metrics.per_endpoint" NO_FLAG, metrics.per_endpoint = boolean(), "a series for every endpoint";
     "log.level" Some("--log-level"), log.level = choice(LEVELS), "from which severity on";
     "log.format" Some("--log-format"), log.format = choice(FORMATS), "text on a terminal and JSON elsewhere, or always one of them";

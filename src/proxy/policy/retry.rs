@@ -31,6 +31,10 @@ pub struct Failed {
     pub most: u32,
 }
 
+/// Attempts in all when each before was refused at once: nobody has seen them, and they cost no time. Two endpoints that die
+/// together would else cost a request where a third one lives.
+const REFUSED: u32 = 4;
+
 /// Whether another attempt may be made. Only then `withdraw` is asked, which takes one retry out of the backend's budget
 /// and says whether there was one.
 ///
@@ -40,6 +44,8 @@ pub struct Failed {
 /// the caller does not ask then.
 pub fn may_retry(failed: Failed, withdraw: impl FnOnce() -> bool) -> bool {
     let Failed { how, idempotent, sent, replayable, attempts, most } = failed;
+    let refused = matches!(how, How::Fault(Fault::UpstreamConnect | Fault::UpstreamRefused));
+    let most = if refused && most > 1 { most.max(REFUSED) } else { most };
     let safe = match how {
         How::Listed => true,
         How::Fault(fault) => fault.never_processed() || (fault.retryable() && (idempotent || !sent)),
@@ -88,6 +94,10 @@ mod tests {
             (Failed { how: How::Fault(Fault::UpstreamTimeout), ..post }, false),
             (Failed { sent: false, ..post }, true),
             (Failed { how: How::Fault(Fault::UpstreamConnect), ..post }, true),
+            (Failed { how: How::Fault(Fault::UpstreamConnect), attempts: 3, ..post }, true),
+            (Failed { how: How::Fault(Fault::UpstreamConnect), attempts: 4, ..post }, false),
+            (Failed { how: How::Fault(Fault::UpstreamConnect), most: 1, ..post }, false),
+            (Failed { how: How::Fault(Fault::ConnectTimeout), attempts: 3, ..post }, false),
             (Failed { how: How::Fault(Fault::UpstreamRefused), ..post }, true),
             (Failed { how: How::Fault(Fault::UpstreamRefused), replayable: false, ..post }, false),
         ] {

@@ -166,6 +166,7 @@ pub(super) fn cutover(arguments: &Cutover) -> Result<Exit, CliError> {
 }
 
 /// What is asked for by an annotation of the Service.
+#[cfg_attr(not(feature = "kubernetes"), expect(dead_code, reason = "only an API server is asked"))]
 enum Asked<'a> {
     To(&'a str),
     Hold(bool),

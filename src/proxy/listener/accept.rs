@@ -180,6 +180,7 @@ impl Listener {
             local: stream.local_addr().ok()?,
             tls: false,
             server_name: None,
+            admitted: None,
         };
         let handshake = self.context.options.timeouts.handshake;
         if self.spec.proxy_protocol {

@@ -44,6 +44,12 @@ const BUFFER: usize = 1 << 20;
 /// How often a listener that drains looks whether its last session has ended.
 const LOOK: Duration = Duration::from_millis(100);
 
+/// Between two looks (nanoseconds) of a session whether its endpoint is still there.
+const LOOK_AGAIN: u64 = 1_000_000_000;
+
+/// How long a session without any answer is kept after its last datagram.
+const UNANSWERED: Duration = Duration::from_secs(5);
+
 /// Opens a socket for one worker. Several workers open the same address.
 ///
 /// # Errors
@@ -154,8 +160,9 @@ impl Datagrams {
         self.counters.datagrams_in.add(1);
         let known = self.sessions.borrow().get(&client).cloned();
         let sent = match known {
-            Some(session) if session.send(datagram) => true,
-            _ => self.open(datagram, client),
+            // A session that has no room at the moment is not over: its client has no second one.
+            Some(session) => session.send(datagram) || session.over.get() && self.open(datagram, client),
+            None => self.open(datagram, client),
         };
         if !sent {
             self.counters.datagrams_dropped.add(1);
@@ -191,10 +198,12 @@ impl Datagrams {
             passage: RefCell::new(passage),
             upstream: RefCell::new(None),
             last: Cell::new(self.context.now()),
+            looked: Cell::new(self.context.now()),
             over: Cell::new(false),
             waker: Cell::new(None),
         });
         if !session.reach() || !session.send(datagram) {
+            session.passage.borrow_mut().fault.get_or_insert(Fault::Overloaded);
             return false;
         }
         self.sessions.borrow_mut().insert(client, session.clone());
@@ -210,6 +219,8 @@ struct Session {
     upstream: RefCell<Option<Rc<UdpSocket>>>,
     /// When anything was said.
     last: Cell<u64>,
+    /// When it was seen last that the endpoint is still one of its color's.
+    looked: Cell<u64>,
     over: Cell<bool>,
     /// Of the task that waits for answers.
     waker: Cell<Option<Waker>>,
@@ -246,6 +257,9 @@ impl Session {
     /// Sends a datagram to the endpoint; to the next one if this one turns out to be gone. False: it was not sent, and the
     /// session may be over.
     fn send(&self, datagram: &[u8]) -> bool {
+        if !self.stays() {
+            return false;
+        }
         loop {
             let Some(upstream) = self.upstream.borrow().clone().filter(|_| !self.over.get()) else { return false };
             // Not through the runtime, which would have to hear first that a new socket can be written to.
@@ -265,6 +279,22 @@ impl Session {
                 Err(_) => return false,
             }
         }
+    }
+
+    /// Whether the endpoint still is one of its color's; if not, the session is over. A client that never pauses would
+    /// else be kept at an address behind which nobody is any more, and of which no answer tells so.
+    fn stays(&self) -> bool {
+        let (now, stays) = {
+            let passage = self.passage.borrow();
+            let now = passage.now();
+            (now, now.saturating_sub(self.looked.get()) < LOOK_AGAIN || passage.stays())
+        };
+        if !stays {
+            self.end(None);
+        } else if now.saturating_sub(self.looked.get()) >= LOOK_AGAIN {
+            self.looked.set(now);
+        }
+        stays
     }
 
     /// The endpoint is not there. A session that has never had an answer goes on with another one, any other is over: the
@@ -358,7 +388,10 @@ impl Place {
                 Poll::Ready(Err(_)) => {}
                 Poll::Pending => {
                     let now = listener.context.now();
-                    let idle = listener.context.options.timeouts.udp_idle.as_nanos() as u64;
+                    let idle = listener.context.options.timeouts.udp_idle;
+                    // A client that nobody has answered may have lied about its address.
+                    let answered = session.passage.borrow().joined.is_some();
+                    let idle = if answered { idle } else { idle.min(UNANSWERED) }.as_nanos() as u64;
                     timer.set(session.last.get().saturating_add(idle), now);
                     return timer.poll(cx, || now);
                 }

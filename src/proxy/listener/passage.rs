@@ -11,7 +11,7 @@ use std::sync::atomic::Ordering;
 
 use smallvec::SmallVec;
 
-use crate::model::{Balance, HashKey};
+use crate::model::{Balance, HashKey, StreamMode};
 use crate::proxy::backend::balance::hash_of;
 use crate::proxy::backend::{Backend, Color, Endpoint, Permit, StreamGuard};
 use crate::proxy::fault::Fault;
@@ -127,6 +127,18 @@ impl Passage {
         self.target.as_ref()
     }
 
+    /// Whether TLS ends here, so that what is inside goes on as the backend wants it.
+    pub fn terminates(&self) -> bool {
+        self.stream.mode == StreamMode::Terminate
+    }
+
+    /// Whether the endpoint is still one of its color's.
+    pub fn stays(&self) -> bool {
+        let (Some(attempt), Some(target)) = (&self.attempt, &self.target) else { return false };
+        let endpoints = target.color.endpoints.load();
+        endpoints.find(attempt.endpoint.address).is_some_and(|known| Arc::ptr_eq(known, &attempt.endpoint))
+    }
+
     /// How TLS is spoken to the endpoint, if it is.
     pub fn tls(&self) -> Option<&Arc<rustls::ClientConfig>> {
         self.stream.tls.get(self.target.as_ref()?.share)?.as_ref()
@@ -134,10 +146,12 @@ impl Passage {
 
     /// The endpoint is there, and did well.
     pub fn joined(&mut self) {
+        if self.joined.is_some() {
+            return;
+        }
         let now = self.context.now();
-        if self.joined.replace(now).is_none()
-            && let (Some(attempt), Some(target)) = (&self.attempt, &self.target)
-        {
+        self.joined = Some(now);
+        if let (Some(attempt), Some(target)) = (&self.attempt, &self.target) {
             let policy = &target.backend.desired.outlier;
             target.color.record(&attempt.endpoint, true, now - attempt.started, policy, now);
         }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use socket2::SockRef;
+use socket2::{SockRef, TcpKeepalive};
 
 use super::passage::{Passage, Target, Who};
 use crate::model::UpstreamProtocol;
@@ -37,6 +37,8 @@ pub(super) struct Incoming {
 /// Serves a connection to its end.
 pub(super) async fn serve(context: &Rc<Context>, incoming: Incoming) {
     let Incoming { io: down, early, stream, who } = incoming;
+    // Best effort: a client that has vanished would else keep its place until the connection has been idle for too long.
+    let _ = SockRef::from(down.tcp()).set_tcp_keepalive(&ALIVE);
     let server_name = who.server_name.clone();
     let mut passage = Passage::new(context, stream, who);
     let up = match reach(context, &mut passage, server_name.as_deref()).await {
@@ -60,9 +62,12 @@ async fn reach(context: &Rc<Context>, passage: &mut Passage, server_name: Option
             let Some(Target { backend, color, .. }) = passage.target() else { return Err(Fault::NoEndpoints) };
             let Some(_place) = backend.load.try_wait(&backend.desired.limits) else { return Err(Fault::Overloaded) };
             let from = context.now();
-            let tls = passage.tls();
-            let protocol = if tls.is_some() { &backend.desired.protocol } else { &UpstreamProtocol::Http1 };
-            let connected = connect(&endpoint, protocol, tls, server_name.unwrap_or_default(), within).await;
+            // A backend that wants TLS gets it or nothing, also when its settings cannot be used.
+            let protocol = match &backend.desired.protocol {
+                wanted @ UpstreamProtocol::Tls(_) if passage.terminates() => wanted,
+                _ => &UpstreamProtocol::Http1,
+            };
+            let connected = connect(&endpoint, protocol, passage.tls(), server_name.unwrap_or_default(), within).await;
             context.counters.upstream_opened.add(1);
             context.stats.borrow_mut().queued(color.series.slot(), from, context.now());
             match connected {
@@ -92,6 +97,8 @@ async fn join(context: &Rc<Context>, passage: &mut Passage, down: Io, up: Io, ea
     let mut moved = u64::MAX;
     let mut end = End::Natural;
     let mut first = Some(early);
+    // Should this be cut off from outside, it is not taken for whole.
+    passage.fault = Some(Fault::Drained);
     let result = poll_fn(|cx| {
         if let Some(early) = first.take() {
             relay.feed(cx, b"", &early)?;
@@ -112,6 +119,7 @@ async fn join(context: &Rc<Context>, passage: &mut Passage, down: Io, up: Io, ea
         }
         let polled = relay.poll(cx)?;
         let sum = relay.bytes_in + relay.bytes_out;
+        (passage.bytes_in, passage.bytes_out) = (relay.bytes_in, relay.bytes_out);
         if sum != moved && end == End::Natural {
             moved = sum;
             let now = context.now();
@@ -123,11 +131,10 @@ async fn join(context: &Rc<Context>, passage: &mut Passage, down: Io, up: Io, ea
         Poll::Pending
     })
     .await;
-    passage.bytes_in = relay.bytes_in;
-    passage.bytes_out = relay.bytes_out;
+    (passage.bytes_in, passage.bytes_out) = (relay.bytes_in, relay.bytes_out);
     match result {
-        _ if end != End::Natural => passage.fault = Some(Fault::Drained),
-        Ok(()) => {}
+        _ if end != End::Natural => {}
+        Ok(()) => passage.fault = None,
         // Who waits for the rest must not take what there was for the whole: a reset is passed on as one.
         Err(Party::Down) => {
             passage.fault = Some(Fault::ClientGone);
@@ -142,6 +149,10 @@ async fn join(context: &Rc<Context>, passage: &mut Passage, down: Io, up: Io, ea
         guard.finish(end);
     }
 }
+
+/// When a client is asked whether it is still there: four unanswered questions later it is not.
+const ALIVE: TcpKeepalive =
+    TcpKeepalive::new().with_time(Duration::from_secs(60)).with_interval(Duration::from_secs(15)).with_retries(4);
 
 /// How long what was read may take to be sent when it is a connection's turn.
 const FAREWELL: Duration = Duration::from_secs(2);

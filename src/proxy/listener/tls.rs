@@ -41,7 +41,7 @@ pub(super) async fn arrive(listener: &Listener, origin: Origin, stream: TcpStrea
     Some(match shaken {
         Shaken::Http(stream) => {
             listener.counters.handshakes_ok.add(1);
-            http(origin, stream)
+            http(origin, table.tls.clone(), stream)
         }
         Shaken::Terminated(stream, to, server_name) => {
             listener.counters.handshakes_ok.add(1);
@@ -66,9 +66,10 @@ enum Shaken {
     Passed(TcpStream, Arc<CompiledStream>, Option<Box<str>>, Vec<u8>),
 }
 
-fn http(mut origin: Origin, stream: TlsStream<TcpStream>) -> Arrived {
+fn http(mut origin: Origin, admitted: Option<Arc<ServerConfig>>, stream: TlsStream<TcpStream>) -> Arrived {
     let session = stream.get_ref().1;
     origin.tls = true;
+    origin.admitted = admitted;
     origin.server_name = session.server_name().map(|name| name.to_ascii_lowercase().into());
     let http2 = session.alpn_protocol() == Some(b"h2");
     Arrived::http(origin, Io::TlsServer(Box::new(stream)), http2)

@@ -154,7 +154,12 @@ pub(super) async fn send(
     let backend = with.backend;
     let pooled = |exchange: &Exchange| {
         let io = context.pools.borrow_mut().take(slot, context.now(), exchange.request.is_idempotent())?;
-        backend.may_carry(io.endpoint_certificate(), exchange.request.host()).then_some(io)
+        if backend.may_carry(io.endpoint_certificate(), exchange.request.host()) {
+            return Some(io);
+        }
+        // Good for other hosts.
+        context.pools.borrow_mut().give(slot, io, context.now());
+        None
     };
     // What is rare, or waits long, is boxed: the future that every request makes stays small.
     let io = if !with.needs_http1()

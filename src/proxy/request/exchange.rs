@@ -33,6 +33,8 @@ pub struct Origin {
     pub tls: bool,
     /// Server name of the handshake, lower-case.
     pub server_name: Option<Box<str>>,
+    /// What it was let in by; none in clear text.
+    pub admitted: Option<Arc<rustls::ServerConfig>>,
 }
 
 /// Where a request was sent.

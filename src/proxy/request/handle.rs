@@ -116,6 +116,9 @@ fn admit(context: &Context, exchange: &mut Exchange) -> Result<(), Fault> {
 fn find(context: &Context, origin: &Origin, exchange: &mut Exchange) -> Result<Arc<CompiledRule>, Fault> {
     let snapshot = context.published.load();
     let table = snapshot.entries.get(&origin.bind).ok_or(Fault::NoRoute)?;
+    if !table.admits(origin.tls, origin.admitted.as_ref()) {
+        return Err(Fault::Misdirected);
+    }
     if let Some(server_name) = &origin.server_name
         && !table.covers(server_name, exchange.request.host())
     {

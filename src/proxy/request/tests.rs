@@ -71,6 +71,7 @@ impl Scene {
             local: "127.0.0.1:80".parse().unwrap(),
             tls: false,
             server_name: None,
+            admitted: None,
         };
         let mut running = Running::new(&self.context);
         running.request.set_method(method);

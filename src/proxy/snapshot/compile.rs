@@ -89,6 +89,7 @@ fn compile_entry(
         resolver,
         certificates,
         tls,
+        verifies_clients: entry.client_certificates.is_some(),
         hosts,
         boundaries: Boundaries::new(&entry.boundaries),
         streams,

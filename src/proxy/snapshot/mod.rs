@@ -62,6 +62,8 @@ pub struct EntryTable {
     pub certificates: Arc<CertificateTable>,
     /// How TLS is spoken to clients, HTTP inside; `None` where it is not, or where it cannot be: then nobody gets in.
     pub tls: Option<Arc<ServerConfig>>,
+    /// Whether clients must show certificates.
+    pub verifies_clients: bool,
     hosts: Arc<ByHost<Arc<HostTable>>>,
     /// Boxed, and `None` when there are none, so that a request pays one branch.
     boundaries: Option<Box<Boundaries>>,
@@ -178,6 +180,14 @@ impl EntryTable {
             Some(boundaries) => server_name == host || boundaries.listener(server_name) == boundaries.listener(host),
             None => self.certificates.covers(Some(server_name), host),
         }
+    }
+
+    /// Whether a connection that was let in by `admitted` (none: in clear text) would be let in now. Connections outlive
+    /// changes of their socket: one from before it spoke TLS, or before its clients had to show certificates of these roots,
+    /// is not served as if it had done so.
+    pub fn admits(&self, encrypted: bool, admitted: Option<&Arc<ServerConfig>>) -> bool {
+        let same = || matches!((&self.tls, admitted), (Some(now), Some(then)) if Arc::ptr_eq(now, then));
+        encrypted == (self.protocol == Protocol::Https) && (!self.verifies_clients || same())
     }
 
     /// Number of host patterns.

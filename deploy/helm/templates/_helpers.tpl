@@ -58,10 +58,10 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- end -}}
 {{- end -}}
 
-{{/* Whether there are several pods, so that one may be kept from being evicted. */}}
+{{/* Whether there are several pods, so that one may be kept from being evicted. Budgets are not kept of DaemonSets. */}}
 {{- define "weir.several" -}}
 {{- with .Values.controller -}}
-{{- if or (eq .kind "DaemonSet") (gt (int .replicaCount) 1) (and .autoscaling.enabled (gt (int .autoscaling.minReplicas) 1)) -}}yes{{- end -}}
+{{- if and (eq .kind "Deployment") (or (gt (int .replicaCount) 1) (and .autoscaling.enabled (gt (int .autoscaling.minReplicas) 1))) -}}yes{{- end -}}
 {{- end -}}
 {{- end -}}
 

@@ -161,9 +161,9 @@ impl Backend {
         Self { key: desired.key.clone(), desired, colors, switch, load, tls, tls_http1, verified_by_host }
     }
 
-    /// Whether a connection with this certificate may carry a request for this host.
-    pub fn may_carry(&self, certificate: Option<&CertificateDer<'_>>, host: &str) -> bool {
-        !self.verified_by_host || certificate.is_some_and(|certificate| crate::tls::is_for(certificate, host))
+    /// Whether a connection with this certificate may carry a request for this host, which is asked for only if it counts.
+    pub fn may_carry<'a>(&self, certificate: Option<&CertificateDer<'_>>, host: impl FnOnce() -> &'a str) -> bool {
+        !self.verified_by_host || certificate.is_some_and(|certificate| crate::tls::is_for(certificate, host()))
     }
 
     /// The color that serves a request without a preview.

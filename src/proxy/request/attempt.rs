@@ -154,7 +154,7 @@ pub(super) async fn send(
     let backend = with.backend;
     let pooled = |exchange: &Exchange| {
         let io = context.pools.borrow_mut().take(slot, context.now(), exchange.request.is_idempotent())?;
-        if backend.may_carry(io.endpoint_certificate(), exchange.request.host()) {
+        if backend.may_carry(io.endpoint_certificate(), || exchange.request.host()) {
             return Some(io);
         }
         // Good for other hosts.
@@ -163,7 +163,7 @@ pub(super) async fn send(
     };
     // What is rare, or waits long, is boxed: the future that every request makes stays small.
     let io = if !with.needs_http1()
-        && let Some(sender) = upstream_h2::open_connection(context, backend, slot, exchange.request.host())
+        && let Some(sender) = upstream_h2::open_connection(context, backend, slot, &exchange.request)
     {
         return Box::pin(upstream_h2::send(with, exchange, attempt, sender, body)).await;
     } else if backend.desired.protocol != UpstreamProtocol::H2c

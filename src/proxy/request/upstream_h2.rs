@@ -47,15 +47,16 @@ pub struct Senders {
 }
 
 /// A connection with room for another stream that may carry a request for this host.
-pub(super) fn open_connection(context: &Context, backend: &Backend, slot: Slot, host: &str) -> Option<Sender> {
+pub(super) fn open_connection(context: &Context, backend: &Backend, slot: Slot, head: &RequestHead) -> Option<Sender> {
     let mut senders = context.senders.borrow_mut();
     let (epoch, connections) = senders.places.get_mut(slot.index())?;
     if *epoch != slot.epoch() {
         return None;
     }
     connections.retain(|sender| !sender.send.is_closed());
-    let fits =
-        |sender: &&Sender| sender.streams.get() < STREAMS && backend.may_carry(sender.certificate.as_deref(), host);
+    let fits = |sender: &&Sender| {
+        sender.streams.get() < STREAMS && backend.may_carry(sender.certificate.as_deref(), || head.host())
+    };
     connections.iter().find(fits).cloned()
 }
 

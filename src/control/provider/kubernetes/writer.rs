@@ -79,8 +79,19 @@ impl Writer {
             runtime.block_on(async {
                 let (leads, leading) = watch::channel(None);
                 let identity = identity();
-                let election = lease::run(client.clone(), namespace, identity.clone(), leads, drain.clone());
-                let election = tokio::spawn(election);
+                let (candidate, mut loaded) = (identity.clone(), sources.statuses.clone());
+                let (elector, mut ended) = (client.clone(), drain.clone());
+                let election = tokio::spawn(async move {
+                    // Who has nothing to say must not keep others from saying it.
+                    let stands = tokio::select! {
+                        biased;
+                        () = ended.reached(Phase::Grace) => false,
+                        stands = async { loaded.wait_for(Option::is_some).await.is_ok() } => stands,
+                    };
+                    if stands {
+                        lease::run(elector, namespace, candidate, leads, ended).await;
+                    }
+                });
                 Desk::new(Remote::new(client), identity, namespaces, fresh, shown).run(sources, leading, drain).await;
                 // A panic there has been reported by the panic hook already.
                 let _ = election.await;

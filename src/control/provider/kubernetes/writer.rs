@@ -16,7 +16,7 @@ use tokio::time::MissedTickBehavior;
 
 use super::events::{self, Announcement, Announcer, Told};
 use super::infrastructure::{self, Wanted};
-use super::listing::{Read, list};
+use super::listing::{Listed, Read, list};
 use super::progress::{Fresh, Progress};
 use super::queue::Queue;
 use super::remote::{EVENT, Kind, Refusal, Remote, SERVICE, STATUS_KINDS};
@@ -74,7 +74,8 @@ impl Writer {
         let (client, namespace) = client()?;
         drop(entered);
         let progress = Arc::new(Progress::default());
-        let (shown, namespaces) = (progress.clone(), scope.namespaces.clone());
+        let shown = progress.clone();
+        let listed = Listed { namespaces: scope.namespaces.clone(), selector: scope.selector.clone() };
         let thread = std::thread::Builder::new().name("weir-writer".to_owned()).spawn(move || {
             runtime.block_on(async {
                 let (leads, leading) = watch::channel(None);
@@ -92,7 +93,7 @@ impl Writer {
                         lease::run(elector, namespace, candidate, leads, ended).await;
                     }
                 });
-                Desk::new(Remote::new(client), identity, namespaces, fresh, shown).run(sources, leading, drain).await;
+                Desk::new(Remote::new(client), identity, listed, fresh, shown).run(sources, leading, drain).await;
                 // A panic there has been reported by the panic hook already.
                 let _ = election.await;
             });
@@ -156,7 +157,7 @@ struct Desk {
     remote: Remote,
     /// Of this process, for Events.
     identity: String,
-    namespaces: Vec<String>,
+    listed: Listed,
     fresh: Arc<Fresh>,
     /// Objects that say what is to be said, as far as is known.
     settled: HashSet<ObjectRef>,
@@ -177,17 +178,11 @@ struct Desk {
 }
 
 impl Desk {
-    fn new(
-        remote: Remote,
-        identity: String,
-        namespaces: Vec<String>,
-        fresh: Arc<Fresh>,
-        progress: Arc<Progress>,
-    ) -> Self {
+    fn new(remote: Remote, identity: String, listed: Listed, fresh: Arc<Fresh>, progress: Arc<Progress>) -> Self {
         Self {
             remote,
             identity,
-            namespaces,
+            listed,
             fresh,
             settled: HashSet::new(),
             progress,
@@ -251,8 +246,9 @@ impl Desk {
         gateways.into_iter().for_each(|gateway| self.push(gateway));
         let (pages, mut read) = mpsc::channel(1);
         let mut seen = HashSet::new();
-        let mut listing = Some(tokio::spawn(list(self.remote.clone(), self.namespaces.clone(), pages)));
+        let mut listing = Some(tokio::spawn(list(self.remote.clone(), self.listed.clone(), pages)));
         let mut resync = tokio::time::interval(RESYNC.mul_f64(0.9 + 0.2 * fastrand::f64()));
+        resync.set_missed_tick_behavior(MissedTickBehavior::Delay);
         resync.reset();
         let mut ticks = tokio::time::interval(Duration::from_secs(1));
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -286,7 +282,7 @@ impl Desk {
                 _ = resync.tick(), if listing.is_none() => {
                     let (pages, again) = mpsc::channel(1);
                     read = again;
-                    listing = Some(tokio::spawn(list(self.remote.clone(), self.namespaces.clone(), pages)));
+                    listing = Some(tokio::spawn(list(self.remote.clone(), self.listed.clone(), pages)));
                 },
                 () = until(due), if due.is_some() => {}
                 Some(ended) = self.announcing.join_next() => match ended {
@@ -387,6 +383,9 @@ impl Desk {
         for (name, live) in objects {
             let object = ObjectRef::new(kind.name, name);
             let wanted = self.known.get(&object).map(|status| &**status);
+            if wanted.is_none() && !self.listed.may_remove(kind) {
+                continue;
+            }
             if status::plan(kind, &live, wanted, &now).is_some() {
                 self.lives.insert(object.clone(), live);
                 self.push(object.clone());

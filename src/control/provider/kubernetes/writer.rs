@@ -307,6 +307,8 @@ impl Desk {
             if difference.new.is_none() {
                 self.settled.remove(difference.key);
             }
+            // A page that was listed may be older than the last write.
+            self.lives.remove(difference.key);
             self.push(difference.key.clone());
         }
     }
@@ -323,7 +325,9 @@ impl Desk {
     /// Looks for what is told nowhere else.
     fn look(&mut self, sources: &Sources) {
         for object in self.fresh.take() {
-            if self.settled.contains(&object) {
+            if self.settled.contains(&object) || self.known.contains_key(&object) {
+                // What was listed is another one.
+                self.lives.remove(&object);
                 self.push(object);
             }
         }

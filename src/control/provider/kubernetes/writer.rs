@@ -25,7 +25,7 @@ use super::status::{self, Live};
 use super::view::pause;
 use super::{Scope, lease};
 use crate::drain::{DrainWatch, Phase};
-use crate::model::{ObjectName, ObjectRef, ObjectStatus, Status, Statuses, Verdict};
+use crate::model::{GatewayAddress, ObjectName, ObjectRef, ObjectStatus, Status, Statuses, Verdict};
 
 /// Writes under way at a time.
 const RUNNING: usize = 8;
@@ -273,6 +273,9 @@ impl Desk {
                         let unseen = self.known.keys().filter(|object| !seen.contains(*object));
                         let unseen: Vec<ObjectRef> = unseen.cloned().collect();
                         unseen.into_iter().for_each(|object| self.push(object));
+                        // What somebody else has removed or changed comes back.
+                        self.push_infrastructure();
+                        self.push_standings();
                     }
                     None => {
                         listing = None;
@@ -303,13 +306,34 @@ impl Desk {
     /// Takes what is to be said now.
     fn take(&mut self, statuses: Statuses) {
         let before = std::mem::replace(&mut self.known, statuses.clone());
+        let mut gateways = false;
         for difference in before.differences(&statuses, Arc::ptr_eq) {
             if difference.new.is_none() {
                 self.settled.remove(difference.key);
             }
             // A page that was listed may be older than the last write.
             self.lives.remove(difference.key);
+            gateways |= addresses(difference.old) != addresses(difference.new);
             self.push(difference.key.clone());
+        }
+        // Whether an address is a Gateway's own depends on all the others.
+        if gateways {
+            self.push_infrastructure();
+        }
+    }
+
+    /// What stands for Gateways, of all of them.
+    fn push_infrastructure(&mut self) {
+        let now = Instant::now();
+        for gateway in self.known.keys().filter(|object| object.kind == "Gateway") {
+            self.queue.push(Job::Infrastructure(gateway.name.clone()), RANK_INFRASTRUCTURE, now);
+        }
+    }
+
+    fn push_standings(&mut self) {
+        let now = Instant::now();
+        for service in self.standings.keys() {
+            self.queue.push(Job::Standing(service.clone()), RANK_STANDING, now);
         }
     }
 
@@ -520,6 +544,14 @@ async fn tell(remote: &Remote, announcement: &Announcement, identity: &str) -> R
             }
             result => return result,
         }
+    }
+}
+
+/// Of a Gateway.
+fn addresses(status: Option<&Arc<ObjectStatus>>) -> Option<&[GatewayAddress]> {
+    match &status?.status {
+        Status::Gateway { addresses, .. } => Some(addresses),
+        _ => None,
     }
 }
 

@@ -492,7 +492,7 @@ impl Desk {
             Ok(_) | Err(Refusal::Absent) => self.queue.done(job, now),
             Err(refusal @ (Refusal::Forbidden(_) | Refusal::Invalid(_))) => {
                 self.complain(job, &refusal);
-                self.queue.failed(job, now, |_| REFUSED.mul_f64(0.75 + 0.5 * fastrand::f64()));
+                self.queue.refused(job, now, |_| REFUSED.mul_f64(0.75 + 0.5 * fastrand::f64()));
             }
             Err(refusal) => {
                 tracing::debug!(?job, "not written: {}", refusal.text());

@@ -490,6 +490,11 @@ impl Desk {
         match result {
             // It is gone, and so is what was to be said.
             Ok(_) | Err(Refusal::Absent) => self.queue.done(job, now),
+            // Who gives Weir no rule for it does not want it: the next comparison asks again.
+            Err(refusal @ Refusal::Forbidden(_)) if !matches!(job, Job::Status(_)) => {
+                self.complain(job, &refusal);
+                self.queue.done(job, now);
+            }
             Err(refusal @ (Refusal::Forbidden(_) | Refusal::Invalid(_))) => {
                 self.complain(job, &refusal);
                 self.queue.refused(job, now, |_| REFUSED.mul_f64(0.75 + 0.5 * fastrand::f64()));

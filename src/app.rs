@@ -221,7 +221,10 @@ pub fn run(settings: Settings, origins: &Origins, source: Source, announce: impl
             tokio::select! {
                 _ = changed.wait_for(|generation| *generation > 0) => break,
                 asked = signals.next() => match asked {
-                    Asked::End => return Ok(()),
+                    Asked::End => {
+                        drain.advance(Phase::Ending);
+                        return Ok(());
+                    }
                     Asked::Reload => reload(&provider, &access_log),
                 },
                 () = tokio::time::sleep(Duration::from_secs(5)) => {

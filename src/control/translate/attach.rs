@@ -272,7 +272,8 @@ fn shared(listener: &HostPattern, route: &[HostPattern]) -> Vec<HostPattern> {
     route.iter().filter_map(|host| intersection(listener, host)).collect()
 }
 
-fn intersection(left: &HostPattern, right: &HostPattern) -> Option<HostPattern> {
+/// The names that both are for. Of two patterns that differ only in how many labels they stand for this is `left`.
+pub(super) fn intersection(left: &HostPattern, right: &HostPattern) -> Option<HostPattern> {
     use HostPattern::{Any, Exact, Wildcard};
     match (left, right) {
         (Any, other) | (other, Any) => Some(other.clone()),

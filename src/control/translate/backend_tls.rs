@@ -224,6 +224,14 @@ pub(super) fn policy(reading: &mut Reading<'_>, policy: &BackendTLSPolicy) -> Vi
         }
         let section = target.section_name.as_deref().filter(|section| !section.is_empty());
         let name = ObjectName::new(reading.namespace(), target.name.as_str());
+        if let (Some(section), Some(object)) = (section, reading.service_shape(&name)) {
+            let ports = object.spec.as_ref().and_then(|spec| spec.ports.as_ref());
+            if !ports.into_iter().flatten().any(|port| port.name.as_deref() == Some(section)) {
+                let problem = format!("Service {name} has no port named `{section}`, so nothing is protected");
+                let fix = "write the name of a port, or leave sectionName out for all ports";
+                reading.warning("TargetNotFound", format!("spec.targetRefs[{index}].sectionName"), problem, fix);
+            }
+        }
         aims.insert((name, section.map(Into::into)));
     }
     if policy.spec.options.as_ref().is_some_and(|options| !options.is_empty()) {

@@ -55,10 +55,15 @@ pub(super) fn frontend(reading: &mut Reading<'_>, written: Option<&GatewayTlsFro
     for (index, port) in written.per_port.iter().flatten().enumerate() {
         let field = format!("{field}.perPort[{index}].tls.validation");
         // The generated types of both places are twins; they meet in their JSON.
-        let validation = port.tls.validation.as_ref().and_then(|it| serde_json::to_value(it).ok());
-        let validation = validation.and_then(|it| serde_json::from_value(it).ok());
+        let validation = port.tls.validation.as_ref();
+        let validation = validation.map(|it| serde_json::to_value(it).and_then(serde_json::from_value));
         let validation = match validation {
-            Some(validation) => validate(reading, &validation, &field, &mut frontend.insecure),
+            Some(Ok(validation)) => validate(reading, &validation, &field, &mut frontend.insecure),
+            Some(Err(error)) => {
+                let problem = format!("it cannot be read: {error}");
+                reading.error("InvalidCACertificateRef", field, &*problem, "correct it");
+                Validation::Unresolved(("InvalidCACertificateRef", problem))
+            }
             None => Validation::None,
         };
         frontend.ports.insert(port.port, validation);

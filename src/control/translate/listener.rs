@@ -9,7 +9,7 @@ use std::sync::Arc;
 use gateway_api::apis::standard::gateways::{GatewayListeners, GatewayListenersTlsMode};
 
 use super::addresses::Sockets;
-use super::attach::covers;
+use super::attach::{covers, intersection};
 use super::frontend::{Frontend, Validation};
 use super::grant::{self, GATEWAY_GROUP};
 use super::namespaces::{self, Namespaces};
@@ -428,8 +428,13 @@ pub(super) fn present(
             }
         };
         good += 1;
-        // The first certificate is the listener's; further ones are for the names that they contain.
-        let hosts = if index == 0 { vec![candidate.listener.hostname.clone()] } else { names };
+        // The first certificate is the listener's; further ones are for those of its names that they contain: others may
+        // be hosts of other Gateways or of Ingresses.
+        let hostname = &candidate.listener.hostname;
+        let hosts = match index {
+            0 => vec![hostname.clone()],
+            _ => names.iter().filter_map(|name| intersection(name, hostname)).collect(),
+        };
         for bind in &candidate.listener.binds {
             for host in &hosts {
                 let binding = CertificateBinding { host: host.clone(), certificate: certificate.clone() };

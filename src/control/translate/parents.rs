@@ -11,7 +11,7 @@ use gateway_api::apis::standard::listenersets::ListenerSet;
 use super::addresses::{self, Assigned, Held, Sockets};
 use super::attach::Gateways;
 use super::gateway::{self, View, Whole};
-use super::listener::{self, Candidate, Group};
+use super::listener::{self, Candidate, Group, Spoken};
 use super::reading::{Dep, Reading, created};
 use super::{Item, Objects, Translator, features, listener_set, status, values};
 use crate::model::{
@@ -29,6 +29,9 @@ pub(super) struct Socket {
     pub hostnames: BTreeSet<HostPattern>,
     /// What clients of listeners of protocol HTTPS must show; `None` as long as there is no such listener.
     pub clients: Option<Option<Arc<ClientCertificates>>>,
+    /// Whether it belongs to its first owner alone, because nobody could tell whose bytes these are: with a listener of
+    /// protocol TLS, TCP or UDP.
+    alone: bool,
 }
 
 /// Sockets of Gateways, which are there also without routes.
@@ -347,9 +350,9 @@ fn open(
         candidate.unserved = Some(("Pending", "the Gateway has no address".to_owned()));
     }
     for bind in binds {
-        if let Err((reason, told, problem)) = admit(open, candidate, bind, gateway, spoken.protocol()) {
+        if let Err(Refusal { reason, told, problem, fix }) = admit(open, candidate, bind, gateway, spoken) {
             let field = if told == "ProtocolConflict" { format!("{field}.protocol") } else { field.clone() };
-            reading.error(told, field, &*problem, "use another port");
+            reading.error(told, field, &*problem, fix);
             candidate.refused = Some((reason, problem));
             continue;
         }
@@ -360,33 +363,60 @@ fn open(
     }
 }
 
-/// Adds a listener to a socket. The error has the reason for the status, that of the verdict, and the problem.
+/// Why a listener does not get a socket.
+struct Refusal {
+    /// For the status.
+    reason: &'static str,
+    /// For the verdict.
+    told: &'static str,
+    problem: String,
+    fix: &'static str,
+}
+
+/// Adds a listener to a socket. Gateways share sockets for HTTP with HTTP, and for HTTPS with HTTPS; others belong to the
+/// oldest alone.
 fn admit(
     open: &mut Open,
     candidate: &Candidate<'_>,
     bind: Bind,
     gateway: &ObjectName,
-    protocol: Protocol,
-) -> Result<(), (&'static str, &'static str, String)> {
-    // Ingresses are there, too, and their clients know of no certificates.
-    if candidate.clients.is_some() && bind == Bind::Https {
+    spoken: Spoken,
+) -> Result<(), Refusal> {
+    let refuse = |reason, told, problem| Refusal { reason, told, problem, fix: "use another port" };
+    let protocol = spoken.protocol();
+    let https = spoken == Spoken::Https;
+    let alone = !matches!(spoken, Spoken::Http | Spoken::Https);
+    // Ingresses are there, too: their clients know of no certificates, and their hosts are not to be taken from them.
+    if bind == Bind::Https && candidate.clients.is_some() {
         let problem = "clients must show certificates, but the port is shared with Ingresses".to_owned();
-        return Err(("UnsupportedValue", "UnsupportedValue", problem));
+        return Err(refuse("UnsupportedValue", "UnsupportedValue", problem));
     }
-    let https = candidate.spoken == Some(listener::Spoken::Https);
+    if bind == Bind::Https && alone {
+        return Err(Refusal {
+            reason: "PortUnavailable",
+            told: "ProtocolConflict",
+            problem: "the port is shared with Ingresses, so TLS streams are not served there".to_owned(),
+            fix: "give the Gateway an address of its own or use another port",
+        });
+    }
     if let Some(socket) = open.get(&bind) {
         let by = socket.owners.first().filter(|owner| *owner != gateway);
         if socket.protocol != protocol {
             let by = by.unwrap_or(gateway);
             let problem = format!("{bind} speaks another protocol in Gateway {by}, which is older");
-            return Err(("PortUnavailable", "ProtocolConflict", problem));
+            return Err(refuse("PortUnavailable", "ProtocolConflict", problem));
         }
         if let Some(by) = by
-            && https
-            && socket.clients.as_ref().is_some_and(|clients| *clients != candidate.clients)
+            && (alone || socket.alone)
+        {
+            let problem = format!("{bind} belongs to Gateway {by}, which is older; only HTTP and HTTPS share ports");
+            return Err(refuse("PortUnavailable", "PortUnavailable", problem));
+        }
+        if let Some(by) = by
+            && socket.clients.as_ref().is_some_and(|clients| https && *clients != candidate.clients)
         {
             let problem = format!("clients must show other certificates, or none, in Gateway {by}, which is older");
-            return Err(("UnsupportedValue", "UnsupportedValue", problem));
+            return Err(refuse("UnsupportedValue", "UnsupportedValue", problem));
         }
     }
     let socket = open.entry(bind).or_insert_with(|| Socket {
@@ -394,7 +424,9 @@ fn admit(
         owners: Vec::new(),
         hostnames: BTreeSet::new(),
         clients: None,
+        alone: false,
     });
+    socket.alone |= alone;
     if !socket.owners.contains(gateway) {
         socket.owners.push(gateway.clone());
     }

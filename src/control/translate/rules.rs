@@ -172,10 +172,18 @@ fn backend(
     let mut filters = Vec::new();
     if let Some(own) = written.filters.as_ref().filter(|own| !own.is_empty()) {
         // The generated types of both places are twins; they meet in their JSON.
-        let own: Vec<HttpRouteRulesFilters> =
-            serde_json::to_value(own).and_then(serde_json::from_value).unwrap_or_default();
+        let own = serde_json::to_value(own).and_then(serde_json::from_value::<Vec<HttpRouteRulesFilters>>);
+        let field = format!("{field}.filters");
         let mut find = mirror_target(known);
-        match filters::filters(reading, &own, &format!("{field}.filters"), prefix, &mut find) {
+        let found = match own {
+            Ok(own) => filters::filters(reading, &own, &field, prefix, &mut find),
+            Err(error) => {
+                let why = format!("the filters cannot be read: {error}");
+                reading.error("InvalidFilter", field, &*why, "correct them; until then the answer is 500");
+                Filters::Broken(why.into())
+            }
+        };
+        match found {
             Filters::Good(good) => filters = good,
             Filters::Broken(why) => target = Target::Invalid { why },
         }

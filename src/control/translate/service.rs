@@ -282,7 +282,10 @@ pub(super) fn backend(
     let settings = &plan.settings;
     let service = reading.service(&key.service);
     let port = service.and_then(|service| ports(service, &key.access).find(|port| port.port == i32::from(key.port)));
-    let mut protocol = protocol(reading, known, key, port);
+    let spoken = protocol(reading, known, key, port);
+    let health_path = settings.health_path.clone().filter(|_| spoken.is_some());
+    // A stream may keep alive what must not be used otherwise: nothing of ours goes there in clear text.
+    let mut protocol = spoken.unwrap_or_else(|| UpstreamProtocol::Tls(UpstreamTls::default()));
     if let UpstreamProtocol::Tls(tls) = &mut protocol {
         tls.client = identity;
     }
@@ -294,7 +297,7 @@ pub(super) fn backend(
         key: key.clone(),
         protocol,
         balance: settings.balance.clone(),
-        health: settings.health_path.clone().map(|path| HealthCheck {
+        health: health_path.map(|path| HealthCheck {
             path,
             interval: settings.health_interval,
             timeout: settings.health_timeout,
@@ -309,19 +312,19 @@ pub(super) fn backend(
     }
 }
 
+/// What is spoken to a backend; `None` when it must not be used.
 fn protocol(
     reading: &mut Reading<'_>,
     known: Known<'_>,
     key: &BackendKey,
     port: Option<&ServicePort>,
-) -> UpstreamProtocol {
+) -> Option<UpstreamProtocol> {
     if key.access == Access::Udp {
-        return UpstreamProtocol::default();
+        return Some(UpstreamProtocol::default());
     }
     // An error was told by `target`, and no request comes here.
-    let trust = trust(reading, known, &key.service, port).unwrap_or_default();
-    let trust = match trust {
-        Some(Trust { tls, by_policy: true }) => return UpstreamProtocol::Tls(tls),
+    let trust = match trust(reading, known, &key.service, port).ok()? {
+        Some(Trust { tls, by_policy: true }) => return Some(UpstreamProtocol::Tls(tls)),
         other => other,
     };
     let field = format!("spec.ports[port={}].appProtocol", key.port);
@@ -338,7 +341,7 @@ fn protocol(
             Some(UpstreamProtocol::Http1)
         }
     };
-    match (clear, trust) {
+    Some(match (clear, trust) {
         (Some(clear), None) => clear,
         (Some(clear), Some(_)) => {
             let problem = "weir.dev/upstream-tls-* has no effect, because appProtocol says clear text";
@@ -353,7 +356,7 @@ fn protocol(
             }
             UpstreamProtocol::Tls(tls)
         }
-    }
+    })
 }
 
 /// The endpoints of a backend by color: the whole of what changes when an EndpointSlice changes.

@@ -1,7 +1,7 @@
 //! What stands for a Gateway inside the cluster: a headless Service with its addresses, labelled as the Gateway asks.
 //!
 //! Pods reach the Gateway by the name `GATEWAY-weir`, and tools find it by the label of the Gateway API. Both objects
-//! belong to the Gateway and go with it. Whatever else has that name is left alone.
+//! belong to the Gateway and go with it. Whatever else has that name is left alone: an object is Weir's only with Weir's marks.
 
 use std::hash::{BuildHasher, Hash};
 use std::net::IpAddr;
@@ -15,6 +15,7 @@ use crate::model::{GatewayAddress, Infrastructure, ObjectName};
 /// Which Gateway an object was made for (Gateway API, GatewayNameLabelKey).
 const GATEWAY: &str = "gateway.networking.k8s.io/gateway-name";
 const MANAGED: &str = "app.kubernetes.io/managed-by";
+const MANAGER_LABEL: &str = "weir.dev";
 /// A short form of all that was written, so that it is written once.
 pub const WRITTEN: &str = "weir.dev/written";
 /// The longest name of a Service.
@@ -65,7 +66,7 @@ fn name(gateway: &str) -> String {
 fn metadata(wanted: &Wanted, name: &str, gateway: &ObjectName, uid: &str) -> Value {
     let pairs = |pairs: &[(String, String)]| -> Value { pairs.iter().map(|(k, v)| (k.clone(), json!(v))).collect() };
     let (mut labels, mut annotations) = (pairs(&wanted.labels), pairs(&wanted.annotations));
-    labels[MANAGED] = json!("weir.dev");
+    labels[MANAGED] = json!(MANAGER_LABEL);
     labels[GATEWAY] = json!(label(&gateway.name));
     annotations[WRITTEN] = json!(wanted.fingerprint());
     json!({
@@ -100,7 +101,7 @@ fn slice(wanted: &Wanted, gateway: &ObjectName, uid: &str, v6: bool) -> Value {
     let plain = Wanted { addresses: wanted.addresses.clone(), ..Wanted::default() };
     let mut metadata = metadata(&plain, &format!("{service}-ipv{}", if v6 { 6 } else { 4 }), gateway, uid);
     metadata["labels"]["kubernetes.io/service-name"] = json!(service);
-    metadata["labels"]["endpointslice.kubernetes.io/managed-by"] = json!("weir.dev");
+    metadata["labels"]["endpointslice.kubernetes.io/managed-by"] = json!(MANAGER_LABEL);
     json!({
         "apiVersion": SLICE.api_version(),
         "kind": "EndpointSlice",
@@ -111,46 +112,141 @@ fn slice(wanted: &Wanted, gateway: &ObjectName, uid: &str, v6: bool) -> Value {
     })
 }
 
-/// Brings both objects up to what is wanted.
+/// What there is under a name.
+#[derive(PartialEq, Debug)]
+enum There {
+    Nothing,
+    /// Weir's; its metadata.
+    Ours(Value),
+    Foreign,
+}
+
+impl There {
+    /// An object is Weir's if it has all three marks that Weir writes, and names this Gateway.
+    fn of(object: Option<Value>, gateway: &str) -> Self {
+        let Some(mut object) = object else { return Self::Nothing };
+        let metadata = object["metadata"].take();
+        let labels = &metadata["labels"];
+        let marked = labels[MANAGED] == MANAGER_LABEL && metadata["annotations"][WRITTEN].is_string();
+        if marked && labels[GATEWAY] == label(gateway) { Self::Ours(metadata) } else { Self::Foreign }
+    }
+
+    /// Whether it was written as `wanted`, for the same Gateway.
+    fn says(&self, wanted: &Value) -> bool {
+        let Self::Ours(metadata) = self else { return false };
+        let wanted = &wanted["metadata"];
+        metadata["annotations"][WRITTEN] == wanted["annotations"][WRITTEN]
+            && metadata["ownerReferences"][0]["uid"] == wanted["ownerReferences"][0]["uid"]
+    }
+}
+
+/// One object that stands for a Gateway.
+struct Place<'a> {
+    remote: &'a Remote,
+    kind: &'static Kind,
+    namespace: &'a str,
+    name: String,
+    there: There,
+}
+
+impl<'a> Place<'a> {
+    async fn look(
+        remote: &'a Remote,
+        kind: &'static Kind,
+        gateway: &'a ObjectName,
+        name: String,
+    ) -> Result<Self, Refusal> {
+        let namespace: &str = &gateway.namespace;
+        let object = absent(remote.read(&kind.path(namespace, &name)).await)?;
+        Ok(Self { remote, kind, namespace, name, there: There::of(object, &gateway.name) })
+    }
+
+    fn free(&self) -> Result<(), Refusal> {
+        let Self { kind, namespace, name, there, .. } = self;
+        match there {
+            There::Foreign => {
+                Err(Refusal::Invalid(format!("{} {namespace}/{name} is somebody else's; rename it", kind.name)))
+            }
+            There::Nothing | There::Ours(_) => Ok(()),
+        }
+    }
+
+    /// Whether something had to be written.
+    async fn write(&self, mut wanted: Value) -> Result<bool, Refusal> {
+        self.free()?;
+        if self.there.says(&wanted) {
+            return Ok(false);
+        }
+        let made;
+        let metadata = match &self.there {
+            There::Ours(metadata) => metadata,
+            // Only this is refused when somebody else was faster. It says no more than what never changes: what is
+            // made in this way would not go when it is not applied any more.
+            There::Nothing | There::Foreign => {
+                made = self.remote.create(&self.kind.list(self.namespace), &bare(&wanted)).await?;
+                &made["metadata"]
+            }
+        };
+        wanted["metadata"]["uid"] = metadata["uid"].clone();
+        wanted["metadata"]["resourceVersion"] = metadata["resourceVersion"].clone();
+        match self.remote.apply(&self.kind.path(self.namespace, &self.name), &wanted).await {
+            // It went meanwhile, but is still wanted.
+            Err(Refusal::Absent) => Err(Refusal::Conflict),
+            answer => answer.map(|_| true),
+        }
+    }
+
+    /// Whether something had to be removed.
+    async fn remove(&self) -> Result<bool, Refusal> {
+        let There::Ours(metadata) = &self.there else { return Ok(false) };
+        let uid = metadata["uid"].as_str().unwrap_or_default();
+        absent(self.remote.delete(&self.kind.path(self.namespace, &self.name), uid).await)?;
+        Ok(true)
+    }
+}
+
+/// The marks, and what an object must have.
+fn bare(wanted: &Value) -> Value {
+    let (mut bare, metadata) = (wanted.clone(), &wanted["metadata"]);
+    bare["metadata"] = json!({
+        "name": metadata["name"],
+        "namespace": metadata["namespace"],
+        "labels": {MANAGED: metadata["labels"][MANAGED], GATEWAY: metadata["labels"][GATEWAY]},
+        "annotations": {WRITTEN: ""},
+    });
+    if wanted.get("endpoints").is_some() {
+        bare["endpoints"] = json!([]);
+    }
+    bare
+}
+
+/// Brings all objects up to what is wanted.
 pub async fn write(remote: &Remote, gateway: &ObjectName, wanted: Option<&Wanted>) -> Result<&'static str, Refusal> {
-    let ObjectName { namespace, .. } = gateway;
     let name = name(&gateway.name);
-    let there = absent(remote.read(&SERVICE.path(namespace, &name)).await)?;
-    let metadata = there.as_ref().map(|there| &there["metadata"]).unwrap_or(&Value::Null);
-    if there.is_some() && metadata["labels"][GATEWAY] != label(&gateway.name) {
-        return match wanted {
-            Some(_) => Err(Refusal::Invalid(format!("Service {namespace}/{name} is somebody else's; rename it"))),
-            None => Ok("unchanged"),
+    let service_place = Place::look(remote, &SERVICE, gateway, name.clone()).await?;
+    let slice_places = [
+        (false, Place::look(remote, &SLICE, gateway, format!("{name}-ipv4")).await?),
+        (true, Place::look(remote, &SLICE, gateway, format!("{name}-ipv6")).await?),
+    ];
+    let mut changed = false;
+    let Some(wanted) = wanted else {
+        for (_, place) in &slice_places {
+            changed |= place.remove().await?;
+        }
+        changed |= service_place.remove().await?;
+        return Ok(if changed { "removed" } else { "unchanged" });
+    };
+    service_place.free()?;
+    let owner = remote.read(&GATEWAYS.path(&gateway.namespace, &gateway.name)).await?;
+    let uid = owner["metadata"]["uid"].as_str().unwrap_or_default();
+    for (v6, place) in &slice_places {
+        changed |= match wanted.addresses.iter().any(|ip| ip.is_ipv6() == *v6) {
+            true => place.write(slice(wanted, gateway, uid, *v6)).await?,
+            false => place.remove().await?,
         };
     }
-    let Some(wanted) = wanted else {
-        let Some(uid) = metadata["uid"].as_str() else { return Ok("unchanged") };
-        absent(remote.delete(&SERVICE.path(namespace, &name), uid).await)?;
-        for family in [4, 6] {
-            let path = SLICE.path(namespace, &format!("{name}-ipv{family}"));
-            if let Some(slice) = absent(remote.read(&path).await)? {
-                absent(remote.delete(&path, slice["metadata"]["uid"].as_str().unwrap_or_default()).await)?;
-            }
-        }
-        return Ok("removed");
-    };
-    let owner = remote.read(&GATEWAYS.path(namespace, &gateway.name)).await?;
-    let uid = owner["metadata"]["uid"].as_str().unwrap_or_default();
-    let same = metadata["annotations"][WRITTEN] == wanted.fingerprint();
-    if same && metadata["ownerReferences"][0]["uid"] == uid {
-        return Ok("unchanged");
-    }
-    // The Service's fingerprint says that everything is there: it is the last to be written.
-    for v6 in [false, true] {
-        let slice = slice(wanted, gateway, uid, v6);
-        let path = SLICE.path(namespace, slice["metadata"]["name"].as_str().unwrap_or_default());
-        let is_empty = slice["endpoints"].as_array().is_none_or(Vec::is_empty);
-        if !is_empty || absent(remote.read(&path).await)?.is_some() {
-            remote.apply(&path, &slice).await?;
-        }
-    }
-    remote.apply(&SERVICE.path(namespace, &name), &service(wanted, gateway, uid)).await?;
-    Ok("written")
+    changed |= service_place.write(service(wanted, gateway, uid)).await?;
+    Ok(if changed { "written" } else { "unchanged" })
 }
 
 /// Gateway.
@@ -196,5 +292,27 @@ mod tests {
         let slice = slice(&wanted, &ObjectName::new("shop", "edge"), "u", false);
         assert_eq!(slice["endpoints"][0]["addresses"], json!(["192.0.2.1"]));
         assert_eq!(slice["metadata"]["labels"]["kubernetes.io/service-name"], "edge-weir");
+    }
+
+    #[test]
+    fn only_what_has_all_marks_is_weirs() {
+        let wanted = Wanted { addresses: vec![[192, 0, 2, 1].into()], ..Wanted::default() };
+        let gateway = ObjectName::new("shop", "edge");
+        for made in [service(&wanted, &gateway, "u"), slice(&wanted, &gateway, "u", false)] {
+            let ours = There::of(Some(made.clone()), "edge");
+            assert!(matches!(ours, There::Ours(_)) && ours.says(&made));
+            assert!(matches!(There::of(Some(bare(&made)), "edge"), There::Ours(_)), "it may end between two writes");
+            assert!(!There::of(Some(bare(&made)), "edge").says(&made));
+            assert_eq!(There::of(Some(made.clone()), "other"), There::Foreign);
+            for (part, mark) in [("labels", MANAGED), ("labels", GATEWAY), ("annotations", WRITTEN)] {
+                let mut foreign = made.clone();
+                foreign["metadata"][part].as_object_mut().expect("a map").remove(mark);
+                assert_eq!(There::of(Some(foreign), "edge"), There::Foreign, "without {mark}");
+            }
+        }
+        assert_eq!(There::of(None, "edge"), There::Nothing);
+        assert!(!There::Nothing.says(&service(&wanted, &gateway, "u")), "what somebody has deleted comes back");
+        let again = service(&wanted, &gateway, "v");
+        assert!(!There::of(Some(service(&wanted, &gateway, "u")), "edge").says(&again), "another Gateway of the name");
     }
 }

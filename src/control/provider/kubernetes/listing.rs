@@ -19,17 +19,67 @@ pub enum Read {
     End,
 }
 
+/// After this many failures a kind is left out until the next time.
+const FAILURES: u32 = 8;
+
+/// What is listed: what is watched.
+#[derive(Clone, Debug, Default)]
+pub struct Listed {
+    /// None named: all.
+    pub namespaces: Vec<String>,
+    /// Label selector of the kinds that have one.
+    pub selector: Option<String>,
+}
+
+impl Listed {
+    /// Whether an object of which nothing is to be said may have been written to by this Weir: of a kind that is not
+    /// selected others may say something, who look at other labels.
+    pub fn may_remove(&self, kind: &Kind) -> bool {
+        self.selector.is_none() || kind.is_selected()
+    }
+
+    fn path(&self, kind: &Kind, namespace: &str, token: &str) -> String {
+        let mut path = format!("{}?limit={PAGE}", kind.list(namespace));
+        if let Some(selector) = self.selector.as_deref().filter(|_| kind.is_selected()) {
+            path.push_str("&labelSelector=");
+            path.push_str(&encoded(selector));
+        }
+        path.push_str("&continue=");
+        path.push_str(&encoded(token));
+        path
+    }
+}
+
+/// As the value of a query (RFC 3986 section 2.1).
+fn encoded(text: &str) -> String {
+    let mut encoded = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => encoded.push(char::from(byte)),
+            byte => encoded.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    encoded
+}
+
 /// Reads all objects that have a status, page by page.
-pub async fn list(remote: Remote, namespaces: Vec<String>, pages: mpsc::Sender<Read>) {
+pub async fn list(remote: Remote, listed: Listed, pages: mpsc::Sender<Read>) {
+    tokio::select! {
+        () = read(&remote, &listed, &pages) => {}
+        // Nobody listens any more when somebody else leads.
+        () = pages.closed() => {}
+    }
+}
+
+async fn read(remote: &Remote, listed: &Listed, pages: &mpsc::Sender<Read>) {
     let all = [String::new()];
     for kind in &STATUS_KINDS {
-        let places = if kind.namespaced && !namespaces.is_empty() { &namespaces[..] } else { &all };
+        let mut failures = 0;
+        let places = if kind.namespaced && !listed.namespaces.is_empty() { &listed.namespaces[..] } else { &all };
         for namespace in places {
             let mut token = String::new();
-            let mut failures = 0;
-            loop {
-                let path = format!("{}?limit={PAGE}&continue={token}", kind.list(namespace));
-                let mut page = match remote.read(&path).await {
+            while failures < FAILURES {
+                let mut page = match remote.read(&listed.path(kind, namespace, &token)).await {
                     Ok(page) => page,
                     Err(Refusal::Away(_)) => {
                         failures += 1;
@@ -38,6 +88,7 @@ pub async fn list(remote: Remote, namespaces: Vec<String>, pages: mpsc::Sender<R
                     }
                     // A token that is too old: from the beginning. Kinds that do not exist or may not be read: without.
                     Err(Refusal::Invalid(_)) if !token.is_empty() => {
+                        failures += 1;
                         token.clear();
                         continue;
                     }
@@ -59,6 +110,28 @@ pub async fn list(remote: Remote, namespaces: Vec<String>, pages: mpsc::Sender<R
             }
         }
     }
-    // Nobody listens any more when somebody else leads.
     let _ = pages.send(Read::End).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn named(name: &str) -> &'static Kind {
+        Kind::named(name).expect("a kind")
+    }
+
+    #[test]
+    fn what_is_not_selected_is_neither_listed_nor_touched() {
+        let listed = Listed { namespaces: Vec::new(), selector: Some("team=shop, env in (a,b)".to_owned()) };
+        let (route, class) = (named("HTTPRoute"), named("GatewayClass"));
+        assert_eq!(
+            listed.path(route, "shop", "a+b="),
+            "/apis/gateway.networking.k8s.io/v1/namespaces/shop/httproutes?limit=500\
+             &labelSelector=team%3Dshop%2C%20env%20in%20%28a%2Cb%29&continue=a%2Bb%3D"
+        );
+        assert_eq!(listed.path(class, "", ""), "/apis/gateway.networking.k8s.io/v1/gatewayclasses?limit=500&continue=");
+        assert!(listed.may_remove(route) && !listed.may_remove(class));
+        assert!(Listed::default().may_remove(class));
+    }
 }

@@ -97,6 +97,14 @@ impl<K: Ord + Clone> Queue<K> {
         self.later.insert((at, item.number, key.clone()));
     }
 
+    /// As [`failed`](Self::failed), but because of what was said: if that has changed meanwhile, it is tried at once.
+    pub fn refused(&mut self, key: &K, now: Instant, pause: impl Fn(u32) -> Duration) {
+        match self.items.get(key) {
+            Some(item) if item.state == State::Again => self.done(key, now),
+            _ => self.failed(key, now, pause),
+        }
+    }
+
     /// When the next of those that wait is due.
     pub fn due(&self) -> Option<Instant> {
         self.later.first().map(|(at, ..)| *at)
@@ -171,5 +179,17 @@ mod tests {
             "the second pause is longer"
         );
         assert_eq!(queue.oldest(), Some(now));
+    }
+
+    #[test]
+    fn what_was_refused_and_has_changed_meanwhile_does_not_wait() {
+        let (mut queue, now) = (Queue::default(), Instant::now());
+        queue.push("a", 0, now);
+        assert_eq!(queue.pop(now), Some("a"));
+        queue.push("a", 0, now);
+        queue.refused(&"a", now, |_| SECOND);
+        assert_eq!((queue.running(), queue.pop(now)), (0, Some("a")));
+        queue.refused(&"a", now, |_| SECOND);
+        assert_eq!((queue.pop(now), queue.due()), (None, Some(now + SECOND)), "it is the same again");
     }
 }

@@ -90,6 +90,11 @@ impl Kind {
         format!("{}/{name}", self.list(namespace))
     }
 
+    /// Whether only those with the labels that Weir is to look at are watched.
+    pub fn is_selected(&self) -> bool {
+        !matches!(self.name, "GatewayClass" | "BackendTLSPolicy")
+    }
+
     /// The RBAC rule that allows it, for messages.
     pub fn rule(&self, part: &str, verb: &str) -> String {
         let Self { group, plural, .. } = self;

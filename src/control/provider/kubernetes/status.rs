@@ -132,7 +132,11 @@ fn own(wanted: &ObjectStatus, live: &Value, now: &str) -> Value {
                 GatewayAddress::Ip(ip) => json!({"ip": ip}),
                 GatewayAddress::Host(host) => json!({"hostname": host}),
             };
-            json!({"loadBalancer": {"ingress": addresses.iter().map(point).collect::<Vec<_>>()}})
+            // The API server keeps no empty list.
+            match addresses.is_empty() {
+                true => json!({"loadBalancer": {}}),
+                false => json!({"loadBalancer": {"ingress": addresses.iter().map(point).collect::<Vec<_>>()}}),
+            }
         }
         // A list of its own kind, see `plan`.
         Status::Route { .. } | Status::Policy { .. } => json!({}),
@@ -410,6 +414,17 @@ mod tests {
         assert!(plan(kind, &live, Some(&wanted), NOW).is_some(), "somebody has written over it");
         assert_eq!(plan(kind, &live, None, NOW), Some(json!({})), "not ours any more");
         assert_eq!(plan(kind, &Live::default(), None, NOW), None);
+    }
+
+    #[test]
+    fn an_ingress_without_addresses_is_written_once() {
+        let kind = kind("Ingress");
+        let status = |addresses| ObjectStatus { generation: 1, status: Status::Ingress { addresses } };
+        let some = status(vec![GatewayAddress::Ip([192, 0, 2, 1].into())]);
+        let live = applied(plan(kind, &Live::default(), Some(&some), NOW).expect("something to write"));
+        let none = plan(kind, &live, Some(&status(Vec::new())), NOW).expect("the address is gone");
+        assert_eq!(none, json!({"loadBalancer": {}}));
+        assert_eq!(plan(kind, &applied(none), Some(&status(Vec::new())), NOW), None);
     }
 
     #[test]

@@ -16,7 +16,7 @@ use tokio::time::MissedTickBehavior;
 
 use super::events::{self, Announcement, Announcer, Told};
 use super::infrastructure::{self, Wanted};
-use super::listing::{Read, list};
+use super::listing::{Listed, Read, list};
 use super::progress::{Fresh, Progress};
 use super::queue::Queue;
 use super::remote::{EVENT, Kind, Refusal, Remote, SERVICE, STATUS_KINDS};
@@ -25,7 +25,7 @@ use super::status::{self, Live};
 use super::view::pause;
 use super::{Scope, lease};
 use crate::drain::{DrainWatch, Phase};
-use crate::model::{ObjectName, ObjectRef, ObjectStatus, Status, Statuses, Verdict};
+use crate::model::{GatewayAddress, ObjectName, ObjectRef, ObjectStatus, Status, Statuses, Verdict};
 
 /// Writes under way at a time.
 const RUNNING: usize = 8;
@@ -74,14 +74,26 @@ impl Writer {
         let (client, namespace) = client()?;
         drop(entered);
         let progress = Arc::new(Progress::default());
-        let (shown, namespaces) = (progress.clone(), scope.namespaces.clone());
+        let shown = progress.clone();
+        let listed = Listed { namespaces: scope.namespaces.clone(), selector: scope.selector.clone() };
         let thread = std::thread::Builder::new().name("weir-writer".to_owned()).spawn(move || {
             runtime.block_on(async {
                 let (leads, leading) = watch::channel(None);
                 let identity = identity();
-                let election = lease::run(client.clone(), namespace, identity.clone(), leads, drain.clone());
-                let election = tokio::spawn(election);
-                Desk::new(Remote::new(client), identity, namespaces, fresh, shown).run(sources, leading, drain).await;
+                let (candidate, mut loaded) = (identity.clone(), sources.statuses.clone());
+                let (elector, mut ended) = (client.clone(), drain.clone());
+                let election = tokio::spawn(async move {
+                    // Who has nothing to say must not keep others from saying it.
+                    let stands = tokio::select! {
+                        biased;
+                        () = ended.reached(Phase::Grace) => false,
+                        stands = async { loaded.wait_for(Option::is_some).await.is_ok() } => stands,
+                    };
+                    if stands {
+                        lease::run(elector, namespace, candidate, leads, ended).await;
+                    }
+                });
+                Desk::new(Remote::new(client), identity, listed, fresh, shown).run(sources, leading, drain).await;
                 // A panic there has been reported by the panic hook already.
                 let _ = election.await;
             });
@@ -145,7 +157,7 @@ struct Desk {
     remote: Remote,
     /// Of this process, for Events.
     identity: String,
-    namespaces: Vec<String>,
+    listed: Listed,
     fresh: Arc<Fresh>,
     /// Objects that say what is to be said, as far as is known.
     settled: HashSet<ObjectRef>,
@@ -166,17 +178,11 @@ struct Desk {
 }
 
 impl Desk {
-    fn new(
-        remote: Remote,
-        identity: String,
-        namespaces: Vec<String>,
-        fresh: Arc<Fresh>,
-        progress: Arc<Progress>,
-    ) -> Self {
+    fn new(remote: Remote, identity: String, listed: Listed, fresh: Arc<Fresh>, progress: Arc<Progress>) -> Self {
         Self {
             remote,
             identity,
-            namespaces,
+            listed,
             fresh,
             settled: HashSet::new(),
             progress,
@@ -240,8 +246,9 @@ impl Desk {
         gateways.into_iter().for_each(|gateway| self.push(gateway));
         let (pages, mut read) = mpsc::channel(1);
         let mut seen = HashSet::new();
-        let mut listing = Some(tokio::spawn(list(self.remote.clone(), self.namespaces.clone(), pages)));
+        let mut listing = Some(tokio::spawn(list(self.remote.clone(), self.listed.clone(), pages)));
         let mut resync = tokio::time::interval(RESYNC.mul_f64(0.9 + 0.2 * fastrand::f64()));
+        resync.set_missed_tick_behavior(MissedTickBehavior::Delay);
         resync.reset();
         let mut ticks = tokio::time::interval(Duration::from_secs(1));
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -266,6 +273,9 @@ impl Desk {
                         let unseen = self.known.keys().filter(|object| !seen.contains(*object));
                         let unseen: Vec<ObjectRef> = unseen.cloned().collect();
                         unseen.into_iter().for_each(|object| self.push(object));
+                        // What somebody else has removed or changed comes back.
+                        self.push_infrastructure();
+                        self.push_standings();
                     }
                     None => {
                         listing = None;
@@ -275,7 +285,7 @@ impl Desk {
                 _ = resync.tick(), if listing.is_none() => {
                     let (pages, again) = mpsc::channel(1);
                     read = again;
-                    listing = Some(tokio::spawn(list(self.remote.clone(), self.namespaces.clone(), pages)));
+                    listing = Some(tokio::spawn(list(self.remote.clone(), self.listed.clone(), pages)));
                 },
                 () = until(due), if due.is_some() => {}
                 Some(ended) = self.announcing.join_next() => match ended {
@@ -296,11 +306,34 @@ impl Desk {
     /// Takes what is to be said now.
     fn take(&mut self, statuses: Statuses) {
         let before = std::mem::replace(&mut self.known, statuses.clone());
+        let mut gateways = false;
         for difference in before.differences(&statuses, Arc::ptr_eq) {
             if difference.new.is_none() {
                 self.settled.remove(difference.key);
             }
+            // A page that was listed may be older than the last write.
+            self.lives.remove(difference.key);
+            gateways |= addresses(difference.old) != addresses(difference.new);
             self.push(difference.key.clone());
+        }
+        // Whether an address is a Gateway's own depends on all the others.
+        if gateways {
+            self.push_infrastructure();
+        }
+    }
+
+    /// What stands for Gateways, of all of them.
+    fn push_infrastructure(&mut self) {
+        let now = Instant::now();
+        for gateway in self.known.keys().filter(|object| object.kind == "Gateway") {
+            self.queue.push(Job::Infrastructure(gateway.name.clone()), RANK_INFRASTRUCTURE, now);
+        }
+    }
+
+    fn push_standings(&mut self) {
+        let now = Instant::now();
+        for service in self.standings.keys() {
+            self.queue.push(Job::Standing(service.clone()), RANK_STANDING, now);
         }
     }
 
@@ -316,7 +349,9 @@ impl Desk {
     /// Looks for what is told nowhere else.
     fn look(&mut self, sources: &Sources) {
         for object in self.fresh.take() {
-            if self.settled.contains(&object) {
+            if self.settled.contains(&object) || self.known.contains_key(&object) {
+                // What was listed is another one.
+                self.lives.remove(&object);
                 self.push(object);
             }
         }
@@ -376,6 +411,9 @@ impl Desk {
         for (name, live) in objects {
             let object = ObjectRef::new(kind.name, name);
             let wanted = self.known.get(&object).map(|status| &**status);
+            if wanted.is_none() && !self.listed.may_remove(kind) {
+                continue;
+            }
             if status::plan(kind, &live, wanted, &now).is_some() {
                 self.lives.insert(object.clone(), live);
                 self.push(object.clone());
@@ -452,9 +490,14 @@ impl Desk {
         match result {
             // It is gone, and so is what was to be said.
             Ok(_) | Err(Refusal::Absent) => self.queue.done(job, now),
+            // Who gives Weir no rule for it does not want it: the next comparison asks again.
+            Err(refusal @ Refusal::Forbidden(_)) if !matches!(job, Job::Status(_)) => {
+                self.complain(job, &refusal);
+                self.queue.done(job, now);
+            }
             Err(refusal @ (Refusal::Forbidden(_) | Refusal::Invalid(_))) => {
                 self.complain(job, &refusal);
-                self.queue.failed(job, now, |_| REFUSED.mul_f64(0.75 + 0.5 * fastrand::f64()));
+                self.queue.refused(job, now, |_| REFUSED.mul_f64(0.75 + 0.5 * fastrand::f64()));
             }
             Err(refusal) => {
                 tracing::debug!(?job, "not written: {}", refusal.text());
@@ -506,6 +549,14 @@ async fn tell(remote: &Remote, announcement: &Announcement, identity: &str) -> R
             }
             result => return result,
         }
+    }
+}
+
+/// Of a Gateway.
+fn addresses(status: Option<&Arc<ObjectStatus>>) -> Option<&[GatewayAddress]> {
+    match &status?.status {
+        Status::Gateway { addresses, .. } => Some(addresses),
+        _ => None,
     }
 }
 

@@ -594,3 +594,47 @@ async fn write(
     remote.apply(&format!("{path}/status"), &body).await?;
     Ok("written")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn gateway(name: &str) -> (ObjectRef, Arc<ObjectStatus>) {
+        let status = Status::Gateway {
+            conditions: Vec::new(),
+            addresses: vec![GatewayAddress::Ip([192, 0, 2, 1].into())],
+            listeners: Vec::new(),
+            attached_sets: 0,
+            infrastructure: Default::default(),
+        };
+        let object = ObjectRef::new("Gateway", ObjectName::new("shop", name));
+        (object, Arc::new(ObjectStatus { generation: 1, status }))
+    }
+
+    fn jobs(desk: &mut Desk) -> Vec<Job> {
+        std::iter::from_fn(|| desk.queue.pop(Instant::now())).collect()
+    }
+
+    #[tokio::test]
+    async fn what_stands_for_a_gateway_follows_the_others_and_a_missing_rule_is_not_asked_for_again() {
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let config = kube::Config::new("http://127.0.0.1:1".parse().expect("an address"));
+        let remote = Remote::new(Client::try_from(config).expect("a client"));
+        let mut desk =
+            Desk::new(remote, "a".to_owned(), Listed::default(), Arc::default(), Arc::new(Progress::default()));
+        let (one, two) = (gateway("one"), gateway("two"));
+        let of = |object: &ObjectRef| Job::Infrastructure(object.name.clone());
+        desk.take([one.clone()].into_iter().collect());
+        assert_eq!(jobs(&mut desk), [Job::Status(one.0.clone()), of(&one.0)]);
+        desk.lives.insert(two.0.clone(), Live::default());
+        for job in [Job::Status(one.0.clone()), of(&one.0)] {
+            desk.ended(&job, Err(Refusal::Forbidden("no".to_owned())));
+        }
+        assert_eq!(desk.queue.len(), 1, "the status is tried again, the Service is not");
+        assert!(desk.infrastructure(&one.0.name).is_some());
+        desk.take([one.clone(), two.clone()].into_iter().collect());
+        assert!(desk.lives.is_empty(), "what was listed may be older");
+        assert_eq!(jobs(&mut desk), [Job::Status(two.0.clone()), of(&two.0), of(&one.0)]);
+        assert!(desk.infrastructure(&one.0.name).is_none(), "the address is not its own any more");
+    }
+}

@@ -167,7 +167,10 @@ pub fn run(settings: Settings, origins: &Origins, source: Source, announce: impl
     let board = driver.handle().board().clone();
     let cutovers = driver.handle().clone();
     let writer = open_writer(&provider, &settings, &report, &board, &drain)?;
-    let options = translate_options(&settings, provider.experimental());
+    let options = TranslateOptions {
+        local_endpoints: provider.is_local(),
+        ..translate_options(&settings, provider.experimental())
+    };
     let cycle = Cycle::new(Translator::new(options), live, published.clone(), report.clone());
     let checked = backends.clone();
     spawn("weir-control", move || {
@@ -318,6 +321,11 @@ impl Provider {
             Self::Kubernetes(kubernetes) => kubernetes.experimental(),
             Self::Directory(_) | Self::Embedded { .. } => false,
         }
+    }
+
+    /// Whether only the owner of this machine writes the objects.
+    fn is_local(&self) -> bool {
+        matches!(self, Self::Directory(_) | Self::Embedded { .. })
     }
 
     /// How old what it says may be, if it cannot always know.

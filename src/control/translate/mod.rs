@@ -79,6 +79,9 @@ pub struct Options {
     pub published_service: Option<ObjectName>,
     /// Whether the fields of the experimental channel of the Gateway API exist.
     pub experimental: bool,
+    /// Whether endpoints may be at loopback addresses. Not where others than the owner of this machine write the objects:
+    /// these would reach what is meant for it alone, such as the operator's port.
+    pub local_endpoints: bool,
 }
 
 impl Default for Options {
@@ -92,6 +95,7 @@ impl Default for Options {
             published: Vec::new(),
             published_service: None,
             experimental: false,
+            local_endpoints: true,
         }
     }
 }
@@ -262,10 +266,12 @@ impl Translator {
                 }
             }
         }
+        let local_endpoints = self.options.local_endpoints;
+        let known = Known { plans: &self.plans, policies: &self.policies, local_endpoints };
         let derive = |key: BackendKey| {
             let source = ObjectRef::new("Service", key.service.clone());
             let mut reading = Reading::new(source, objects);
-            let colors = service::colors(&mut reading, &self.plans, &self.slices, &key);
+            let colors = service::colors(&mut reading, known, &self.slices, &key);
             (key, colors)
         };
         keys.into_iter().map(derive).collect()
@@ -303,7 +309,8 @@ impl Translator {
     fn derive_routes(&mut self, objects: &Objects) {
         let items = self.take(|item| matches!(item, Item::Ingress(_) | Item::Route(..)).then(|| item.clone()));
         for item in items {
-            let known = Known { plans: &self.plans, policies: &self.policies };
+            let local_endpoints = self.options.local_endpoints;
+            let known = Known { plans: &self.plans, policies: &self.policies, local_endpoints };
             let derived = match &item {
                 Item::Ingress(name) => objects.ingresses.get(name).map(|ingress| {
                     let mut reading = Reading::new(ObjectRef::new("Ingress", name.clone()), objects);
@@ -429,7 +436,8 @@ impl Translator {
                 }
                 Access::Tcp | Access::Udp => None,
             };
-            let known = Known { plans: &self.plans, policies: &self.policies };
+            let local_endpoints = self.options.local_endpoints;
+            let known = Known { plans: &self.plans, policies: &self.policies, local_endpoints };
             let backend: Backend = service::backend(&mut reading, known, &self.slices, identity, &key);
             self.remember(item, reading);
             if self.model.backends.get(&key).is_none_or(|before| **before != backend) {

@@ -28,6 +28,8 @@ pub(super) type SlicesOf = HashMap<ObjectName, BTreeSet<ObjectName>>;
 pub(super) struct Known<'a> {
     pub plans: &'a Plans,
     pub policies: &'a Policies,
+    /// Whether endpoints may be at loopback addresses.
+    pub local_endpoints: bool,
 }
 
 /// A port as a route names it.
@@ -289,7 +291,7 @@ pub(super) fn backend(
     if let UpstreamProtocol::Tls(tls) = &mut protocol {
         tls.client = identity;
     }
-    let colors = colors(reading, plans, slices, key);
+    let colors = colors(reading, known, slices, key);
     for color in &colors {
         tell_about(reading, color, slices);
     }
@@ -362,26 +364,65 @@ fn protocol(
 /// The endpoints of a backend by color: the whole of what changes when an EndpointSlice changes.
 pub(super) fn colors(
     reading: &mut Reading<'_>,
-    plans: &Plans,
+    known: Known<'_>,
     slices: &SlicesOf,
     key: &BackendKey,
 ) -> Vec<ColorEndpoints> {
+    let plans = known.plans;
     let apex_port_name = reading.objects.services.get(&key.service).and_then(|service| {
         let port = ports(service, &key.access).find(|port| port.port == i32::from(key.port))?;
         port.name.clone()
     });
     let colors = plans.get(&key.service).map(|plan| plan.colors.as_slice()).unwrap_or_default();
-    if colors.is_empty() {
-        let source = source(reading, plans, slices, key, &key.service, key.port, None);
-        return vec![ColorEndpoints { color: "".into(), service: key.service.clone(), source }];
-    }
-    let endpoints = |color: &super::color::Color| {
-        let same_name = if color.port.is_none() { apex_port_name.as_deref() } else { None };
-        let port = color.port.unwrap_or(key.port);
-        let source = source(reading, plans, slices, key, &color.child, port, same_name);
-        ColorEndpoints { color: color.name.clone(), service: color.child.clone(), source }
+    let mut endpoints = |color: Arc<str>, service: &ObjectName, port: u16, same_name: Option<&str>| {
+        let mut source = source(reading, plans, slices, key, service, port, same_name);
+        if !known.local_endpoints {
+            source = without_local(reading, source, service);
+        }
+        ColorEndpoints { color, service: service.clone(), source }
     };
-    colors.iter().map(endpoints).collect()
+    if colors.is_empty() {
+        return vec![endpoints("".into(), &key.service, key.port, None)];
+    }
+    let of_color = |color: &super::color::Color| {
+        let same_name = if color.port.is_none() { apex_port_name.as_deref() } else { None };
+        endpoints(color.name.clone(), &color.child, color.port.unwrap_or(key.port), same_name)
+    };
+    colors.iter().map(of_color).collect()
+}
+
+/// Leaves out what is at this machine's own addresses: whoever writes a Service must not reach the operator's port.
+fn without_local(reading: &mut Reading<'_>, source: EndpointSource, service: &ObjectName) -> EndpointSource {
+    let refused = |what: &dyn std::fmt::Display| {
+        format!("{what} of Service {service} is an address of the machine itself, and is not used")
+    };
+    let problem = match &source {
+        EndpointSource::Name { host, .. } if *host.as_ref() == *"localhost" || host.ends_with(".localhost") => {
+            refused(host)
+        }
+        EndpointSource::Listed(listed) => {
+            let Some(local) = listed.iter().find(|endpoint| is_local(endpoint.address.ip())) else { return source };
+            let problem = refused(&local.address);
+            let others: Arc<[Endpoint]> = listed.iter().filter(|it| !is_local(it.address.ip())).cloned().collect();
+            if !others.is_empty() {
+                reading.error(LOCAL_ENDPOINT, "", problem, ELSEWHERE);
+                return EndpointSource::Listed(others);
+            }
+            problem
+        }
+        _ => return source,
+    };
+    EndpointSource::Missing { why: format!("{LOCAL_ENDPOINT}: {problem}").into() }
+}
+
+/// The reason for endpoints that must not be used, and what helps.
+const LOCAL_ENDPOINT: &str = "LocalEndpoint";
+const ELSEWHERE: &str = "name an address in the cluster";
+
+/// Whether packets to this address stay on this machine; the unspecified address means the same as loopback.
+fn is_local(address: IpAddr) -> bool {
+    let address = address.to_canonical();
+    address.is_loopback() || address.is_unspecified()
 }
 
 /// Endpoints of one port of one Service, reached as `key` says. `or_named` is a second choice for the port.
@@ -538,16 +579,18 @@ fn tell_about(reading: &mut Reading<'_>, color: &ColorEndpoints, slices: &Slices
     let field = if color.color.is_empty() { String::new() } else { super::annotations::field("weir.dev/colors") };
     match &color.source {
         EndpointSource::Missing { why } => {
-            let (reason, problem) = match why.strip_prefix("ChildMissing: ") {
-                Some(problem) => ("ChildMissing", problem),
-                None => ("PortMismatch", why.strip_prefix("PortMismatch: ").unwrap_or(why)),
+            let (reason, problem) = why.split_once(": ").unwrap_or(("", why));
+            let (reason, fix) = match reason {
+                LOCAL_ENDPOINT => (LOCAL_ENDPOINT, ELSEWHERE),
+                "ChildMissing" => ("ChildMissing", "create the Service with that port, or correct the name"),
+                _ => ("PortMismatch", "create the Service with that port, or correct the name"),
             };
             let problem = if color.color.is_empty() {
                 problem.to_owned()
             } else {
                 format!("color {}: {problem}; it has no endpoints", color.color)
             };
-            reading.error(reason, field, problem, "create the Service with that port, or correct the name");
+            reading.error(reason, field, problem, fix);
         }
         EndpointSource::Listed(listed) if listed.is_empty() => {
             let service = &color.service;

@@ -435,3 +435,77 @@ fn one_change_among_ten_thousand_hosts_derives_one_host() {
     println!("one route among 10,000: {route_change:?}; one EndpointSlice: {endpoint_change:?}");
     assert!(route_change.as_millis() < 500 && endpoint_change.as_millis() < 100);
 }
+
+#[test]
+fn addresses_of_the_machine_itself_are_no_endpoints_where_others_write_the_objects() {
+    let mut objects = Objects::default();
+    let external = |name: &str, host: &str| {
+        Object::Service(object(json!({
+            "metadata": meta(name, &json!({})),
+            "spec": { "type": "ExternalName", "externalName": host, "ports": [{ "port": 80 }] },
+        })))
+    };
+    let listed = |name: &str, addresses: &str| service(name, &json!({ "weir.dev/endpoints": addresses }));
+    let all = [
+        external("a-loopback", "127.0.0.1"),
+        external("a-name", "localhost."),
+        external("far", "203.0.113.1"),
+        listed("mapped", "[::ffff:127.0.0.2]:9900"),
+        listed("some", "0.0.0.0:9900,203.0.113.2:80"),
+        service("sliced", &json!({})),
+    ];
+    for (index, service) in all.into_iter().enumerate() {
+        let Object::Service(written) = &service else { unreachable!("only Services are listed") };
+        let name = written.metadata.name.clone().unwrap();
+        objects.apply(Change::Put(service));
+        objects.apply(Change::Put(ingress(&name, &format!("{index}.test"), "/", &name, None, 1)));
+    }
+    let addresses = ["127.0.0.1".to_owned(), "203.0.113.3".to_owned()];
+    objects.apply(Change::Put(slice("sliced-1", "sliced", &addresses)));
+    let used = |local_endpoints| {
+        let mut translator = Translator::new(Options { local_endpoints, ..Options::default() });
+        let translation = translator.translate(&objects);
+        let shown = |source: &EndpointSource| match source {
+            EndpointSource::Listed(listed) => {
+                listed.iter().map(|it| it.address.to_string()).collect::<Vec<_>>().join(" ")
+            }
+            EndpointSource::Name { host, .. } => host.to_string(),
+            EndpointSource::Missing { .. } => "nothing".to_owned(),
+        };
+        let backends: BTreeMap<String, String> = translation
+            .model
+            .backends
+            .iter()
+            .map(|(key, backend)| (key.service.name.to_string(), shown(&backend.colors[0].source)))
+            .collect();
+        let told: BTreeSet<String> = translation
+            .verdicts
+            .iter()
+            .filter(|verdict| verdict.reason == "LocalEndpoint" && verdict.severity == Severity::Error)
+            .map(|verdict| verdict.object.name.name.to_string())
+            .collect();
+        let key = BackendKey { service: name("sliced"), port: 80, access: Access::Tcp };
+        let short = translator.endpoints(&objects, &[name("sliced")].into());
+        assert_eq!(
+            short,
+            [(key.clone(), translation.model.backends[&key].colors.clone())],
+            "the short path says the same"
+        );
+        (backends, told)
+    };
+    let (backends, told) = used(false);
+    let expected = [
+        ("a-loopback", "nothing"),
+        ("a-name", "nothing"),
+        ("far", "203.0.113.1:80"),
+        ("mapped", "nothing"),
+        ("some", "203.0.113.2:80"),
+        ("sliced", "203.0.113.3:8080"),
+    ];
+    assert_eq!(backends, expected.map(|(name, used)| (name.to_owned(), used.to_owned())).into());
+    assert_eq!(told, ["a-loopback", "a-name", "mapped", "some", "sliced"].map(str::to_owned).into());
+    let (backends, told) = used(true);
+    assert_eq!(backends["a-name"], "localhost");
+    assert_eq!(backends["mapped"], "[::ffff:127.0.0.2]:9900");
+    assert!(told.is_empty());
+}

@@ -241,7 +241,8 @@ impl Desk {
             if self.running.contains_key(&name) {
                 continue;
             }
-            match self.open(&spec) {
+            let opened = self.leave_to_settings(&spec, configured).and_then(|()| self.open(&spec));
+            match opened {
                 Ok(()) => _ = self.failed.remove(&name),
                 // Said once, tried again and again.
                 Err(error) if self.failed.insert(name) => tracing::error!(%error, "listener not opened"),
@@ -249,6 +250,21 @@ impl Desk {
             }
         }
         self.failed.is_empty()
+    }
+
+    /// Refuses a socket that a listener of the settings has: the system would open it a second time and spread connections
+    /// over the two. One at an address of its own beside a listener at all addresses is another socket.
+    fn leave_to_settings(&self, wanted: &Spec, configured: &[Spec]) -> Result<(), BindError> {
+        if wanted.protocol == Protocol::Udp || configured.iter().any(|own| own.name == wanted.name) {
+            return Ok(());
+        }
+        let open = self.sockets.addresses();
+        let Some(own) = configured.iter().find(|own| open.get(&own.name) == Some(&wanted.address)) else {
+            return Ok(());
+        };
+        let problem = format!("it is the listener `{}` of the settings", own.name);
+        let source = std::io::Error::new(std::io::ErrorKind::AddrInUse, problem);
+        Err(BindError { name: wanted.name.clone(), address: wanted.address, source })
     }
 
     /// Stops all listeners and waits until each has taken in what the system had accepted for it.

@@ -153,6 +153,19 @@ async fn a_gateway_listener_comes_and_goes_without_harm_to_the_others() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gateway_gets_no_share_of_a_port_that_the_settings_have() {
+    let _turn = turn::beside_others().await;
+    let (weir, _backend) = scene::one_backend().await;
+    let extra = gateway("extra", "").replace("port: 80", &format!("port: {}", weir.http.port()));
+    weir.apply("gateway.yaml", &extra);
+    let told = |line: &String| line.contains("it is the listener `http` of the settings");
+    until("it is told that the port is taken", async || weir.log().iter().any(told)).await;
+    for _ in 0..20 {
+        assert_eq!(client::get(weir.http, HOST, "/").await.unwrap().status, 200);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_thousand_route_and_certificate_changes_fail_no_request_and_close_nothing() {
     let _turn = turn::alone().await;
     let authority = Authority::new();

@@ -139,14 +139,25 @@ macro_rules! tls {
 
             use super::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+            /// What is known of the peer of an encrypted stream: nothing.
+            #[derive(Debug)]
+            pub struct Session;
+
+            impl Session {
+                /// Its certificates.
+                pub fn peer_certificates(&self) -> Option<&'static [crate::pki_types::CertificateDer<'static>]> {
+                    None
+                }
+            }
+
             /// An encrypted stream.
             #[derive(Debug)]
             pub struct TlsStream<S>(S);
 
             impl<S> TlsStream<S> {
                 /// The stream below.
-                pub fn get_ref(&self) -> (&S, ()) {
-                    (&self.0, ())
+                pub fn get_ref(&self) -> (&S, Session) {
+                    (&self.0, Session)
                 }
             }
 

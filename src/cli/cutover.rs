@@ -65,25 +65,9 @@ enum Verb {
         off: bool,
     },
     /// Ends a running cutover; after traffic has moved it moves back (`weir.dev/cutover.abort` on the API server).
-    Abort {
-        #[command(flatten)]
-        target: Target,
-        #[command(flatten)]
-        server: Server,
-        /// What the annotation is set to; default: the time.
-        #[arg(long, value_name = "TEXT")]
-        reason: Option<String>,
-    },
+    Abort(Mark),
     /// Tries again what has failed (`weir.dev/cutover.retry` on the API server).
-    Retry {
-        #[command(flatten)]
-        target: Target,
-        #[command(flatten)]
-        server: Server,
-        /// What the annotation is set to; default: the time.
-        #[arg(long, value_name = "TEXT")]
-        reason: Option<String>,
-    },
+    Retry(Mark),
     /// Follows a cutover until it is over.
     Watch {
         #[command(flatten)]
@@ -104,12 +88,30 @@ struct Target {
     admin: String,
 }
 
+/// A new value of an annotation of which only counts that it is new.
+#[derive(clap::Args, Debug)]
+struct Mark {
+    #[command(flatten)]
+    target: Target,
+    #[command(flatten)]
+    server: Server,
+    /// What the annotation is set to; default: the time.
+    #[arg(long, value_name = "TEXT")]
+    reason: Option<String>,
+}
+
 /// How the API server is reached.
 #[derive(clap::Args, Debug)]
 struct Server {
     /// Default: KUBECONFIG, in a pod its service account, else `~/.kube/config`.
     #[arg(long, value_name = "FILE", env = "WEIR_KUBECONFIG")]
     kubeconfig: Option<PathBuf>,
+}
+
+impl Mark {
+    fn ask<'a>(&'a self, what: impl FnOnce(Option<&'a str>) -> Asked<'a>) -> Result<Exit, CliError> {
+        ask(&self.target, &self.server, what(self.reason.as_deref())).map(|_| Exit::Ok)
+    }
 }
 
 impl Target {
@@ -145,22 +147,19 @@ pub(super) fn cutover(arguments: &Cutover) -> Result<Exit, CliError> {
         Verb::Start { target, to, manifests, server, wait, timeout } => {
             // Asked before the change, so that a bad end of an earlier attempt is not taken for one of this.
             let before = if *wait { Some(target.state()?) } else { None };
-            match manifests {
+            let changed = match manifests {
                 Some(manifests) => start(target, to, manifests)?,
                 None => ask(target, server, Asked::To(to))?,
+            };
+            if !*wait {
+                return Ok(Exit::Ok);
             }
-            match before {
-                Some(before) => follow(target, Some(to), Some(&before), Some(Duration::from_secs(*timeout))),
-                None => Ok(Exit::Ok),
-            }
+            // Where nothing was changed there is nothing new to be seen first.
+            follow(target, Some(to), before.as_ref().filter(|_| changed), Some(Duration::from_secs(*timeout)))
         }
-        Verb::Hold { target, server, off } => ask(target, server, Asked::Hold(!off)).map(|()| Exit::Ok),
-        Verb::Abort { target, server, reason } => {
-            ask(target, server, Asked::Abort(reason.as_deref())).map(|()| Exit::Ok)
-        }
-        Verb::Retry { target, server, reason } => {
-            ask(target, server, Asked::Retry(reason.as_deref())).map(|()| Exit::Ok)
-        }
+        Verb::Hold { target, server, off } => ask(target, server, Asked::Hold(!off)).map(|_| Exit::Ok),
+        Verb::Abort(mark) => mark.ask(Asked::Abort),
+        Verb::Retry(mark) => mark.ask(Asked::Retry),
         Verb::Watch { target, to } => follow(target, to.as_deref(), None, None),
     }
 }
@@ -174,8 +173,9 @@ enum Asked<'a> {
     Retry(Option<&'a str>),
 }
 
+/// Says whether that changed anything.
 #[cfg(feature = "kubernetes")]
-fn ask(target: &Target, server: &Server, asked: Asked<'_>) -> Result<(), CliError> {
+fn ask(target: &Target, server: &Server, asked: Asked<'_>) -> Result<bool, CliError> {
     // Any value will do that was not there before.
     let new = |text: Option<&str>| {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
@@ -195,11 +195,11 @@ fn ask(target: &Target, server: &Server, asked: Asked<'_>) -> Result<(), CliErro
     } else {
         format!("{key} of {service} is {now} already\n")
     });
-    Ok(())
+    Ok(done.changed)
 }
 
 #[cfg(not(feature = "kubernetes"))]
-fn ask(_: &Target, _: &Server, asked: Asked<'_>) -> Result<(), CliError> {
+fn ask(_: &Target, _: &Server, asked: Asked<'_>) -> Result<bool, CliError> {
     let fix = match asked {
         Asked::To(_) => "give --manifests DIR",
         Asked::Hold(_) | Asked::Abort(_) | Asked::Retry(_) => "edit the annotation of the Service",
@@ -279,7 +279,8 @@ fn is_bad(phase: &str) -> bool {
     matches!(phase, "Rejected" | "Aborted" | "RolledBack")
 }
 
-fn start(target: &Target, to: &str, manifests: &Path) -> Result<(), CliError> {
+/// Says whether that changed anything.
+fn start(target: &Target, to: &str, manifests: &Path) -> Result<bool, CliError> {
     let edited = edit::set_active(manifests, &target.service, to)?;
     let file = edited.file.display();
     let before = edited.before.as_deref().unwrap_or("nothing");
@@ -288,5 +289,5 @@ fn start(target: &Target, to: &str, manifests: &Path) -> Result<(), CliError> {
     } else {
         format!("{file}: weir.dev/active of {} is {to} already\n", target.service)
     });
-    Ok(())
+    Ok(edited.changed)
 }

@@ -27,11 +27,15 @@ pub fn client_config(desired: &UpstreamTls) -> Result<Arc<ClientConfig>, TlsErro
     let provider = provider();
     let builder = ClientConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions()?;
     let builder = match (roots(desired)?, &*desired.subject_alt_names) {
-        (None, []) => builder.dangerous().with_custom_certificate_verifier(Arc::new(Unverified(provider))),
+        (None, []) => {
+            let verifier = Verifier { alt_names: None, provider };
+            builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier))
+        }
         (None, _) => return Err(TlsError::Roots("names are wanted, but nobody is trusted to certify them".into())),
         (Some(roots), []) => builder.with_root_certificates(roots),
         (Some(roots), names) => {
-            let verifier = ByAltName { roots, names: names.into(), provider };
+            let alt_names = Some(AltNames { roots, names: names.into() });
+            let verifier = Verifier { alt_names, provider };
             builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier))
         }
     };
@@ -97,16 +101,24 @@ fn system_roots() -> Result<Arc<RootCertStore>, TlsError> {
     Ok(roots.clone())
 }
 
-/// Believes a certificate of a trusted chain that holds one of some names, whatever name was asked for.
+/// Believes what rustls' own verifier would not: a certificate for another name than the one that was asked for.
 #[derive(Debug)]
-struct ByAltName {
-    roots: Arc<RootCertStore>,
-    names: Box<[SubjectAltName]>,
+struct Verifier {
+    /// Who must certify it, and for what. `None`: any certificate is taken, which is the same trust in the network as clear
+    /// text has, but for listeners; used only where a backend asks for TLS without naming roots, of which its owner is told.
+    alt_names: Option<AltNames>,
     provider: Arc<CryptoProvider>,
 }
 
-impl ByAltName {
-    fn is_one_of_them(&self, certificate: &CertificateDer<'_>) -> bool {
+/// A certificate of a chain to these roots must hold one of these names.
+#[derive(Debug)]
+struct AltNames {
+    roots: Arc<RootCertStore>,
+    names: Box<[SubjectAltName]>,
+}
+
+impl AltNames {
+    fn hold(&self, certificate: &CertificateDer<'_>) -> bool {
         let Ok((_, certificate)) = X509Certificate::from_der(certificate) else { return false };
         let Ok(Some(held)) = certificate.subject_alternative_name() else { return false };
         held.value.general_names.iter().any(|held| {
@@ -131,7 +143,7 @@ fn same_host(held: &str, wanted: &str) -> bool {
         && rest(held).zip(rest(wanted)).is_some_and(|(held, wanted)| held.eq_ignore_ascii_case(wanted))
 }
 
-impl ServerCertVerifier for ByAltName {
+impl ServerCertVerifier for Verifier {
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,
@@ -140,11 +152,13 @@ impl ServerCertVerifier for ByAltName {
         _: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        let parsed = ParsedCertificate::try_from(end_entity)?;
-        let algorithms = self.provider.signature_verification_algorithms.all;
-        verify_server_cert_signed_by_trust_anchor(&parsed, &self.roots, intermediates, now, algorithms)?;
-        if !self.is_one_of_them(end_entity) {
-            return Err(CertificateError::NotValidForName.into());
+        if let Some(wanted) = &self.alt_names {
+            let parsed = ParsedCertificate::try_from(end_entity)?;
+            let algorithms = self.provider.signature_verification_algorithms.all;
+            verify_server_cert_signed_by_trust_anchor(&parsed, &wanted.roots, intermediates, now, algorithms)?;
+            if !wanted.hold(end_entity) {
+                return Err(CertificateError::NotValidForName.into());
+            }
         }
         Ok(ServerCertVerified::assertion())
     }
@@ -155,7 +169,8 @@ impl ServerCertVerifier for ByAltName {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12(&self.provider, message, certificate, signature)
+        let algorithms = &self.provider.signature_verification_algorithms;
+        rustls::crypto::verify_tls12_signature(message, certificate, signature, algorithms)
     }
 
     fn verify_tls13_signature(
@@ -164,72 +179,13 @@ impl ServerCertVerifier for ByAltName {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13(&self.provider, message, certificate, signature)
+        let algorithms = &self.provider.signature_verification_algorithms;
+        rustls::crypto::verify_tls13_signature(message, certificate, signature, algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.provider.signature_verification_algorithms.supported_schemes()
     }
-}
-
-/// Takes any certificate: the same trust in the network as clear text has, but for listeners. Used only where a backend
-/// asks for TLS without naming roots, of which its owner is told.
-#[derive(Debug)]
-struct Unverified(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for Unverified {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12(&self.0, message, certificate, signature)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13(&self.0, message, certificate, signature)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
-}
-
-fn verify_tls12(
-    provider: &CryptoProvider,
-    message: &[u8],
-    certificate: &CertificateDer<'_>,
-    signature: &DigitallySignedStruct,
-) -> Result<HandshakeSignatureValid, rustls::Error> {
-    let algorithms = &provider.signature_verification_algorithms;
-    rustls::crypto::verify_tls12_signature(message, certificate, signature, algorithms)
-}
-
-fn verify_tls13(
-    provider: &CryptoProvider,
-    message: &[u8],
-    certificate: &CertificateDer<'_>,
-    signature: &DigitallySignedStruct,
-) -> Result<HandshakeSignatureValid, rustls::Error> {
-    let algorithms = &provider.signature_verification_algorithms;
-    rustls::crypto::verify_tls13_signature(message, certificate, signature, algorithms)
 }
 
 #[cfg(test)]

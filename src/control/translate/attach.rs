@@ -3,11 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+
 use super::gateway::View;
 use super::grant::GATEWAY_GROUP;
 use super::listener::Listener;
 use super::reading::Reading;
-use super::{status, values};
+use super::{annotations, status, values};
 use crate::model::{Bind, HostPattern, Labels, ObjectName, ObjectRef, ParentRef, ParentStatus, RouteKind, StreamMode};
 
 /// Gateways of ours and their ListenerSets, as routes see them.
@@ -93,8 +95,23 @@ macro_rules! parent_refs {
 }
 pub(super) use parent_refs;
 
+/// Where a route of ours is served; `None` if everything it names belongs to another controller.
+pub(super) fn own(
+    reading: &mut Reading<'_>,
+    gateways: &Gateways,
+    metadata: &ObjectMeta,
+    wanted: &Wanted<'_>,
+) -> Option<Attachment> {
+    let attachment = attach(reading, gateways, wanted);
+    if attachment.parents.is_empty() && reading.verdicts.is_empty() {
+        return None;
+    }
+    annotations::misplaced(reading, metadata.annotations.as_ref());
+    Some(attachment)
+}
+
 /// Where a route is served. Also notes the listeners that it is attached to.
-pub(super) fn attach(reading: &mut Reading<'_>, gateways: &Gateways, wanted: &Wanted<'_>) -> Attachment {
+fn attach(reading: &mut Reading<'_>, gateways: &Gateways, wanted: &Wanted<'_>) -> Attachment {
     let mut attachment = Attachment::default();
     let hostnames = hostnames(reading, wanted.hostnames);
     let parents = &wanted.parents;

@@ -13,7 +13,7 @@ use super::attach::{self, Gateways, Wanted};
 use super::reading::{Reading, created};
 use super::rules::{self, LEFT_OUT, tidy, value_match};
 use super::service::Known;
-use super::{Part, annotations, values};
+use super::{Part, values};
 use crate::model::{PathMatch, RouteKind, RouteMatch};
 
 /// Derives a GRPCRoute.
@@ -24,12 +24,7 @@ pub(super) fn grpc_route(reading: &mut Reading<'_>, gateways: &Gateways, known: 
         parents: attach::parent_refs!(route.spec.parent_refs),
         hostnames: route.spec.hostnames.as_deref().unwrap_or_default(),
     };
-    let attachment = attach::attach(reading, gateways, &wanted);
-    let foreign = attachment.parents.is_empty() && reading.verdicts.is_empty();
-    if foreign {
-        return part;
-    }
-    annotations::misplaced(reading, route.metadata.annotations.as_ref());
+    let Some(attachment) = attach::own(reading, gateways, &route.metadata, &wanted) else { return part };
     let written = route.spec.rules.as_deref().unwrap_or_default();
     let twins: Vec<HttpRouteRules> = written.iter().map(twin).collect();
     let mut read = |reading: &mut Reading<'_>, index: usize, field: &str| matches(reading, &written[index], field);

@@ -12,7 +12,7 @@ use super::backend_ref::{self, reference};
 use super::reading::{Reading, created};
 use super::service::{Known, Way};
 use super::stream_objects::StreamRouteSpec;
-use super::{Part, annotations, rules, status};
+use super::{Part, rules, status};
 use crate::model::{
     Bind, HostPattern, ObjectName, RouteKind, RouteTimeouts, Rule, Stream, StreamMode, Target, WeightedBackend,
 };
@@ -59,12 +59,7 @@ fn derive(reading: &mut Reading<'_>, gateways: &Gateways, known: Known<'_>, writ
     let mut part = Part { created: created(written.metadata), ..Part::default() };
     let parents = attach::parent_refs!(written.parents);
     let wanted = Wanted { kind: written.kind, parents, hostnames: written.hostnames };
-    let attachment = attach::attach(reading, gateways, &wanted);
-    let foreign = attachment.parents.is_empty() && reading.verdicts.is_empty();
-    if foreign {
-        return part;
-    }
-    annotations::misplaced(reading, written.metadata.annotations.as_ref());
+    let Some(attachment) = attach::own(reading, gateways, written.metadata, &wanted) else { return part };
     // One stream for each socket and host, also when Gateways share them.
     let mut places: BTreeMap<(Bind, HostPattern), Variant> = BTreeMap::new();
     for place in attachment.places {

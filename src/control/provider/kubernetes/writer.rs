@@ -57,7 +57,8 @@ pub struct Sources {
 #[derive(Debug)]
 pub struct Writer {
     progress: Arc<Progress>,
-    thread: std::thread::JoinHandle<()>,
+    /// Closed by the end of the thread.
+    ended: std::sync::mpsc::Receiver<()>,
 }
 
 impl Writer {
@@ -76,7 +77,9 @@ impl Writer {
         let progress = Arc::new(Progress::default());
         let shown = progress.clone();
         let listed = Listed { namespaces: scope.namespaces.clone(), selector: scope.selector.clone() };
-        let thread = std::thread::Builder::new().name("weir-writer".to_owned()).spawn(move || {
+        let (end, ended) = std::sync::mpsc::channel();
+        std::thread::Builder::new().name("weir-writer".to_owned()).spawn(move || {
+            let _end: std::sync::mpsc::Sender<()> = end;
             runtime.block_on(async {
                 let (leads, leading) = watch::channel(None);
                 let identity = identity();
@@ -98,7 +101,7 @@ impl Writer {
                 let _ = election.await;
             });
         })?;
-        Ok(Self { progress, thread })
+        Ok(Self { progress, ended })
     }
 
     /// How it goes on.
@@ -108,10 +111,8 @@ impl Writer {
 
     /// Waits, after the end of the process has begun, until the lease is given back; no longer than `patience`.
     pub fn finish(self, patience: Duration) {
-        let until = Instant::now() + patience;
-        while !self.thread.is_finished() && Instant::now() < until {
-            std::thread::sleep(Duration::from_millis(5));
-        }
+        // Nothing is ever sent: this ends by the thread's end or by time.
+        let _ = self.ended.recv_timeout(patience);
     }
 }
 

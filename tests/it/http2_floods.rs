@@ -18,7 +18,8 @@ use crate::harness::scene::{self, HOST};
 use crate::harness::weir::Weir;
 use crate::harness::{tools, turn, until};
 
-/// Weir with one backend, clear and over TLS.
+/// Weir with one backend, clear and over TLS. Requests whose body does not end go to `/sink`, for it reads: a backend that
+/// does not read a body does not notice that its sender is gone, so that it would be as if Weir had kept the request.
 struct Scene {
     weir: Weir,
     backend: Backend,
@@ -145,7 +146,7 @@ async fn resets_that_the_server_is_made_to_send_are_calmed() {
     is_calmed(&["provoked_reset"], async |wire, round| {
         // A window beyond 2^31-1 is an error of its stream (RFC 9113 section 6.9.1).
         let stream = nth(round);
-        let mut bytes = post(stream, HOST, "/slow/20000");
+        let mut bytes = post(stream, HOST, "/sink");
         bytes.extend(number(WINDOW_UPDATE, stream, 0x7fff_ffff));
         if !wire.send(&bytes).await {
             return false;
@@ -204,7 +205,7 @@ async fn window_updates_of_a_stream_are_calmed() {
     let _turn = turn::beside_others().await;
     is_calmed(&["window_update"], async |wire, round| {
         if round == 0 {
-            return wire.send(&post(1, HOST, "/slow/20000")).await;
+            return wire.send(&post(1, HOST, "/sink")).await;
         }
         hundred(wire, &number(WINDOW_UPDATE, 1, 1)).await
     })

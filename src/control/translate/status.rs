@@ -1,6 +1,9 @@
 //! What is written into statuses, from what was derived and from what the owners are told (Gateway API, conditions of each
 //! kind).
 
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
 use super::addresses::Assigned;
 use super::gateway::Whole;
 use super::listener::{Because, Candidate};
@@ -118,11 +121,13 @@ pub(super) struct Summary<'a> {
     pub assigned: &'a Assigned,
     /// Where clients find it; `None` as long as that is not known.
     pub published: Option<Vec<GatewayAddress>>,
+    /// Addresses of it that are none of the machine's.
+    pub without: &'a BTreeSet<IpAddr>,
 }
 
 /// The status of a Gateway, without the number of routes.
 pub(super) fn gateway(summary: &Summary<'_>, candidates: &[Candidate<'_>], attached_sets: usize) -> Status {
-    let Summary { whole, assigned, published } = summary;
+    let Summary { whole, assigned, published, without } = summary;
     let good = candidates.iter().filter(|candidate| candidate.accepted()).count();
     let names = |wanted: bool| {
         let names = candidates.iter().filter(|candidate| candidate.accepted() == wanted);
@@ -143,6 +148,9 @@ pub(super) fn gateway(summary: &Summary<'_>, candidates: &[Candidate<'_>], attac
         fails("Programmed", "Invalid", "the Gateway is not accepted")
     } else if let Some((reason, why)) = &assigned.lacking {
         fails("Programmed", reason, why)
+    } else if !without.is_empty() {
+        let without: Vec<String> = without.iter().map(ToString::to_string).collect();
+        fails("Programmed", "AddressNotUsable", format!("no address of this machine: {}", without.join(", ")))
     } else if published.is_none() {
         fails("Programmed", "AddressNotAssigned", "the Service of status.service has no address yet")
     } else if !candidates.iter().any(Candidate::valid) {

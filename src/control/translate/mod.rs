@@ -126,6 +126,8 @@ enum Item {
     Host(Bind, HostPattern),
     /// The same for streams.
     Stream(Bind, HostPattern),
+    /// From all routes and all Services with a host for previews.
+    PreviewHosts,
 }
 
 /// What an Ingress or HTTPRoute comes to.
@@ -233,9 +235,10 @@ impl Translator {
             let readers = &self.readers;
             self.certificates.retain(|dep| readers.contains_key(dep));
         }
-        let verdicts = self.verdicts();
         let mut model = self.model.clone();
-        preview_host::add(&mut model);
+        let refused = preview_host::add(&mut model);
+        self.tell(Item::PreviewHosts, refused);
+        let verdicts = self.verdicts();
         Translation { model, verdicts, statuses: self.statuses.clone() }
     }
 
@@ -586,7 +589,7 @@ fn reference_of(item: &Item) -> Option<ObjectRef> {
         Item::Policy(name) => ObjectRef::new("BackendTLSPolicy", name.clone()),
         Item::Ingress(name) => ObjectRef::new("Ingress", name.clone()),
         Item::Route(kind, name) => ObjectRef::new(kind.name(), name.clone()),
-        Item::Service(_) | Item::Backend(_) | Item::Host(..) | Item::Stream(..) => return None,
+        Item::Service(_) | Item::Backend(_) | Item::Host(..) | Item::Stream(..) | Item::PreviewHosts => return None,
     })
 }
 
@@ -602,7 +605,7 @@ fn generation_of(objects: &Objects, item: &Item) -> i64 {
         Item::Route(RouteKind::Tls, name) => objects.tls_routes.get(name).map(|it| &it.metadata),
         Item::Route(RouteKind::Tcp, name) => objects.tcp_routes.get(name).map(|it| &it.metadata),
         Item::Route(RouteKind::Udp, name) => objects.udp_routes.get(name).map(|it| &it.metadata),
-        Item::Service(_) | Item::Backend(_) | Item::Host(..) | Item::Stream(..) => None,
+        Item::Service(_) | Item::Backend(_) | Item::Host(..) | Item::Stream(..) | Item::PreviewHosts => None,
     };
     metadata.and_then(|metadata| metadata.generation).unwrap_or_default()
 }

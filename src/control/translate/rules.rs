@@ -85,6 +85,7 @@ pub(super) fn derive(
         // Not attached. What is left are matches of rules with filters that cannot be obeyed, and for them the answer is 500:
         // what such a filter was to keep out must not get through to another rule.
         reading.attached.clear();
+        reading.wishes.clear();
         part.gateways.clear();
     }
     part.status = status::route(reading, parents, &said);

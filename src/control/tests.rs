@@ -80,9 +80,11 @@ fn with_loop<F: Future<Output = ()>>(test: impl FnOnce(World) -> F) {
     let live = Live::new(Registry::new(1, &[]));
     let cycle = Cycle::new(Translator::new(Options::default()), live, world.published.clone(), world.report.clone());
     let origin = Instant::now();
+    // Whatever is published, its sockets are open.
+    let sockets = watch::channel(SocketNews { generation: u64::MAX, ..SocketNews::default() }).1;
     runtime.block_on(async {
         tokio::select! {
-            () = Control::new(cycle, ()).run(batches, || origin.elapsed().as_nanos() as u64) => {}
+            () = Control::new(cycle, ()).run(batches, sockets, || origin.elapsed().as_nanos() as u64) => {}
             () = test(world) => {}
         }
     });

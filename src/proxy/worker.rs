@@ -10,11 +10,12 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::runtime::LocalOptions;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use super::listener::{BindError, Datagrams, Listener, Shared, Spec, bind, bind_datagrams};
 use super::request::{Context, Warmed};
+use super::socket_news::SocketBoard;
 use crate::drain::{DrainWatch, Phase};
 use crate::model::{Bind, Obstacle, Protocol, SocketNews};
 use crate::proxy::backend::Backend;
@@ -26,14 +27,10 @@ const PUBLISH: Duration = Duration::from_millis(100);
 /// Between two tries to open a socket that a Gateway asks for.
 const REOPEN: Duration = Duration::from_secs(1);
 
-/// Sockets of the whole process: what is open, and where. Shared by all workers; touched only when something was published
-/// or a socket is tried again.
-#[derive(Debug)]
+/// Sockets of the whole process: what is open, and where. Shared by all workers; touched only when sockets change.
+#[derive(Debug, Default)]
 pub struct Sockets {
     open: Mutex<BTreeMap<Arc<str>, Open>>,
-    /// What each worker has told.
-    told: Mutex<Vec<SocketNews>>,
-    news: watch::Sender<SocketNews>,
 }
 
 #[derive(Debug)]
@@ -44,31 +41,6 @@ struct Open {
 }
 
 impl Sockets {
-    /// None is open yet.
-    pub fn new(workers: usize) -> Self {
-        let told = Mutex::new(vec![SocketNews::default(); workers]);
-        Self { open: Mutex::default(), told, news: watch::Sender::default() }
-    }
-
-    /// How far all workers have followed what was published.
-    pub fn news(&self) -> watch::Receiver<SocketNews> {
-        self.news.subscribe()
-    }
-
-    /// Takes how far one worker has followed. A socket that one of them lacks is not open.
-    fn tell(&self, worker: usize, own: SocketNews) {
-        let mut told = self.told.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        match told.get_mut(worker) {
-            Some(before) if *before != own => *before = own,
-            Some(_) | None => return,
-        }
-        let generation = told.iter().map(|news| news.generation).min().unwrap_or_default();
-        let unopened: BTreeMap<Bind, Obstacle> =
-            told.iter().rev().flat_map(|news| news.unopened.iter()).map(|(bind, why)| (*bind, why.clone())).collect();
-        let news = SocketNews { generation, unopened: Arc::new(unopened) };
-        self.news.send_if_modified(|before| std::mem::replace(before, news) != *before);
-    }
-
     /// Opens one worker's socket of a listener. The first worker's port 0 becomes everyone's port.
     fn open(&self, spec: &Spec) -> Result<(Socket, Arc<Shared>), BindError> {
         let mut open = self.open.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
@@ -128,6 +100,8 @@ pub struct Plan {
     pub listeners: Vec<Spec>,
     /// All sockets.
     pub sockets: Arc<Sockets>,
+    /// Where it is told what has become of them.
+    pub board: Arc<SocketBoard>,
     /// When to end.
     pub drain: DrainWatch,
     /// Live backends, for connections that a cutover wants opened beforehand.
@@ -157,7 +131,6 @@ async fn work(plan: Plan, context: Rc<Context>, bound: oneshot::Sender<Result<()
     let mut desk = Desk {
         context: context.clone(),
         sockets: plan.sockets.clone(),
-        index: plan.index,
         running: BTreeMap::new(),
         failed: BTreeMap::new(),
     };
@@ -168,10 +141,13 @@ async fn work(plan: Plan, context: Rc<Context>, bound: oneshot::Sender<Result<()
         }
     }
     let _ = bound.send(Ok(()));
+    let (index, board) = (plan.index, plan.board);
     let mut drain = plan.drain.clone();
     let mut changed = context.published.subscribe();
     loop {
-        let all_open = desk.follow(&plan.listeners);
+        let news = desk.follow(&plan.listeners);
+        let all_open = news.unopened.is_empty();
+        board.tell(index, news);
         tokio::select! {
             () = drain.reached(Phase::Draining) => break,
             result = changed.changed() => if result.is_err() { break },
@@ -207,8 +183,6 @@ struct Running {
 struct Desk {
     context: Rc<Context>,
     sockets: Arc<Sockets>,
-    /// Of the worker.
-    index: usize,
     running: BTreeMap<Arc<str>, Running>,
     /// Listeners that could not be opened.
     failed: BTreeMap<Arc<str>, (Bind, Obstacle)>,
@@ -240,8 +214,8 @@ impl Desk {
     }
 
     /// Opens and closes the sockets that Gateways ask for. Connections that are open stay, whatever happens to the
-    /// socket they came through. Says whether all are open.
-    fn follow(&mut self, configured: &[Spec]) -> bool {
+    /// socket they came through. Says which could not be opened.
+    fn follow(&mut self, configured: &[Spec]) -> SocketNews {
         let snapshot = self.context.published.load_full();
         let host = configured.first().map_or([0, 0, 0, 0].into(), |spec| spec.address.ip());
         let mut wanted: BTreeMap<Arc<str>, Spec> =
@@ -282,13 +256,10 @@ impl Desk {
             if !self.failed.contains_key(&name) {
                 tracing::error!(%error, "listener not opened");
             }
-            let problem = format!("cannot listen at {}: {}", error.address, error.source);
-            let no_address = error.source.kind() == std::io::ErrorKind::AddrNotAvailable;
-            self.failed.insert(name, (spec.bind, Obstacle { problem, no_address }));
+            self.failed.insert(name, (spec.bind, obstacle(&error)));
         }
         let unopened = Arc::new(self.failed.values().cloned().collect());
-        self.sockets.tell(self.index, SocketNews { generation: snapshot.generation, unopened });
-        self.failed.is_empty()
+        SocketNews { generation: snapshot.generation, unopened }
     }
 
     /// Refuses a socket that a listener of the settings has: the system would open it a second time and spread connections
@@ -314,6 +285,12 @@ impl Desk {
             let _ = task.await;
         }
     }
+}
+
+/// What the owner of a Gateway is told.
+fn obstacle(error: &BindError) -> Obstacle {
+    let problem = format!("cannot listen at {}: {}", error.address, error.source);
+    Obstacle { problem, no_address: error.source.kind() == std::io::ErrorKind::AddrNotAvailable }
 }
 
 /// Publishes statistics, closes idle upstream connections, opens those that a cutover asks for.

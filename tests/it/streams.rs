@@ -240,12 +240,12 @@ async fn sigterm_lets_sessions_of_datagrams_run_whichever_worker_has_none_left()
     let endpoints = [echo_datagrams("a").await, echo_datagrams("b").await, echo_datagrams("c").await];
     let weir = Weir::builder()
         .file("main.yaml", &udp(port, "", &endpoints))
-        .settings("workers: 4\nshutdown: {grace: 0s, timeout: 60s}\ntimeouts: {udp_idle: 4s}\n")
+        .settings("workers: 8\nshutdown: {grace: 0s, timeout: 60s}\ntimeouts: {udp_idle: 4s}\n")
         .start()
         .await;
     let address = weir.listener(&format!("port {port}/udp")).await;
-    // Two sessions are of two workers at most.
-    let clients = sessions(address, 2).await;
+    // Of as many workers at most.
+    let clients = sessions(address, 4).await;
     weir.signal(Signal::TERM);
     eventually("nobody new is let in", async || {
         let socket = udp_client(address).await;

@@ -167,14 +167,12 @@ pub fn run(settings: Settings, origins: &Origins, source: Source, announce: impl
     let board = driver.handle().board().clone();
     let cutovers = driver.handle().clone();
     let writer = open_writer(&provider, &settings, &report, &board, &drain)?;
-    let options = TranslateOptions {
-        local_endpoints: provider.is_local(),
-        ..translate_options(&settings, provider.experimental())
-    };
+    let local_endpoints = provider.is_local();
+    let options = TranslateOptions { local_endpoints, ..translate_options(&settings, provider.experimental()) };
     let cycle = Cycle::new(Translator::new(options), live, published.clone(), report.clone());
     let checked = backends.clone();
     spawn("weir-control", move || {
-        let control = Control::new(cycle, cutovers);
+        let control = Control::new(cycle, cutovers, local_endpoints);
         async move {
             tokio::spawn(driver.run(moment));
             tokio::spawn(Checker::new(checked, clock::now, fastrand::u64(..)).run());

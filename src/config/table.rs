@@ -97,7 +97,7 @@ table! {
     "limits.body" NO_FLAG, limits.body = size(0, u64::MAX), "size of a request body, beyond it 413; 0 is no limit";
     "limits.connections" NO_FLAG, limits.connections = count(1, 10_000_000), "open connections of one listener";
     "limits.connections_per_address" NO_FLAG, limits.connections_per_address = count(0, 10_000_000), "open connections of one client address; 0 is no limit";
-    "limits.udp_sessions" NO_FLAG, limits.udp_sessions = count(1, 10_000_000), "sessions of datagrams open at a time at one listener";
+    "limits.udp_sessions" NO_FLAG, limits.udp_sessions = count(1, 10_000_000), "sessions of datagrams open at a time at one listener; all listeners together have at most a quarter of the file descriptors";
     "limits.h2_streams" NO_FLAG, limits.h2_streams = count(1, 10_000), "streams open at a time on an HTTP/2 connection";
     "limits.h2_stream_window" NO_FLAG, limits.h2_stream_window = size(16384, 16 * MIB), "flow-control window of an HTTP/2 stream";
     "limits.h2_connection_window" NO_FLAG, limits.h2_connection_window = size(65536, 64 * MIB), "flow-control window of an HTTP/2 connection";

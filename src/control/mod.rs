@@ -82,9 +82,10 @@ pub struct Control<T, C> {
 type Answer = (NameKey, Result<Vec<IpAddr>, String>);
 
 impl<T: Translate, C: Cutovers> Control<T, C> {
-    /// A loop that has not taken anything yet.
-    pub fn new(cycle: Cycle<T>, cutovers: C) -> Self {
-        Self { cycle, cutovers, names: Names::default(), sockets: None, answers: mpsc::unbounded_channel() }
+    /// A loop that has not taken anything yet. `local_endpoints` is that of the translator's options, for names.
+    pub fn new(cycle: Cycle<T>, cutovers: C, local_endpoints: bool) -> Self {
+        let names = Names::new(local_endpoints);
+        Self { cycle, cutovers, names, sockets: None, answers: mpsc::unbounded_channel() }
     }
 
     /// The same, with statuses that say which sockets could not be opened.

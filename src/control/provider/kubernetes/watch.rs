@@ -4,6 +4,7 @@
 //! how old the view is, or hold what belongs together until all watches are back.
 
 use std::fmt::Debug;
+use std::ops::RangeInclusive;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,15 +17,16 @@ use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 
-use super::progress::Fresh;
+use super::progress::{Fresh, Made};
 use super::remote::STATUS_KINDS;
 use super::strip::Watched;
 use super::view::{Failure, News, pause};
 
 /// Objects per page of a listing.
 const PAGE: u32 = 500;
-/// After this many seconds the API server ends a watch; it is followed again where it was.
-const WATCH: u32 = 50;
+/// After so many seconds the API server ends a watch; it is followed again where it was. Not all of them at once: an API
+/// server that is busy answers the first of twenty soon and the last late.
+const WATCH: RangeInclusive<u32> = 35..=50;
 /// A watch that says nothing for longer than it lasts is dead.
 const SILENCE: Duration = Duration::from_secs(60);
 /// A watch that lasted no longer than this is not followed by another one at once.
@@ -200,7 +202,7 @@ where
         let parameters = WatchParams {
             label_selector: self.subject.labels.clone(),
             field_selector: self.subject.fields.clone(),
-            timeout: Some(WATCH),
+            timeout: Some(fastrand::u32(WATCH)),
             ..WatchParams::default()
         };
         let begun = timeout(PATIENCE, self.api.watch(&parameters, &version)).await;
@@ -212,6 +214,7 @@ where
         };
         self.outlet.say(News::Alive).await?;
         let mut events = pin!(events);
+        let has_status = STATUS_KINDS.iter().any(|kind| kind.name == K::KIND);
         let begun = Instant::now();
         loop {
             let heard = match timeout(SILENCE, events.next()).await {
@@ -232,14 +235,19 @@ where
             self.failures = 0;
             match event {
                 WatchEvent::Added(object) => {
-                    if STATUS_KINDS.iter().any(|kind| kind.name == K::KIND) {
-                        self.outlet.fresh.add(K::reference(object.meta()));
-                    }
                     self.at(object.meta());
+                    if has_status {
+                        let untouched = self.version.clone().filter(|_| object.is_without_status());
+                        let uid = object.meta().uid.clone().unwrap_or_default();
+                        self.outlet.fresh.add(K::reference(object.meta()), Made { uid, untouched });
+                    }
                     self.outlet.say(News::Seen(object.strip())).await?;
                 }
                 WatchEvent::Modified(object) => {
                     self.at(object.meta());
+                    if has_status {
+                        self.outlet.fresh.touch(&K::reference(object.meta()));
+                    }
                     self.outlet.say(News::Seen(object.strip())).await?;
                 }
                 WatchEvent::Deleted(object) => {

@@ -73,6 +73,8 @@ pub struct Scope {
     pub namespaces: Vec<String>,
     /// Label selector of Ingresses, Gateways and HTTPRoutes.
     pub selector: Option<String>,
+    /// The Lease whose holder writes, in the namespace of the pod or of the kubeconfig.
+    pub lease: String,
 }
 
 /// A view of a cluster. It is kept up to date until the process ends.

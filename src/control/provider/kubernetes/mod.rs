@@ -17,6 +17,7 @@ mod status;
 mod strip;
 #[cfg(test)]
 mod tests;
+mod token;
 mod view;
 mod watch;
 mod writer;
@@ -38,6 +39,7 @@ use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Secret, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
 use kube::api::Api;
+use kube::client::ClientBuilder;
 use kube::core::{ClusterResourceScope, DeserializeGuard, NamespaceResourceScope, Resource};
 use kube::{Client, Config};
 use serde::de::DeserializeOwned;
@@ -51,6 +53,7 @@ use crate::control::translate::stream_objects::{TCPRoute, UDPRoute};
 use crate::drain::DrainWatch;
 use progress::Fresh;
 use strip::Watched;
+use token::Token;
 use view::{News, View};
 use watch::{Outlet, Subject};
 
@@ -143,10 +146,15 @@ impl Kubernetes {
     }
 }
 
-fn connect(config: Config) -> Result<Client, String> {
+fn connect(mut config: Config) -> Result<Client, String> {
     // There is one provider of cryptography in this process; the client takes the process's own. It may be set already.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    Client::try_from(config).map_err(|error| error.to_string())
+    let token = Token::take(&mut config, Instant::now())?;
+    let builder = ClientBuilder::try_from(config).map_err(|error| error.to_string())?;
+    Ok(match token {
+        Some(token) => builder.with_layer(&token).build(),
+        None => builder.build(),
+    })
 }
 
 /// A watch that is still to be started.

@@ -279,7 +279,8 @@ where
                 404 => return Stop::Absent,
                 401 => (
                     format!("the API server at {server} does not know who this is (401)"),
-                    "give a valid token or client certificate; in a pod, see whether its ServiceAccount still exists"
+                    "give a valid token or client certificate (a token file is read again); in a pod, see whether its \
+                     ServiceAccount still exists"
                         .to_owned(),
                 ),
                 403 => (format!("may not {verb} {what}: {}", status.message), self.rule()),

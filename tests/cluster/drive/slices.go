@@ -157,9 +157,13 @@ func change(ctx context.Context, s settings) (bool, error) {
 		if _, err := fmt.Sscan(text, &number); err != nil {
 			return false, err
 		}
-		patch := fmt.Sprintf(`{"endpoints":[{"addresses":[%q],"conditions":{"ready":true}}]}`, s.address)
-		if _, err := client.DiscoveryV1().EndpointSlices(s.namespace).Patch(ctx, serviceName(number)+"-1",
-			types.StrategicMergePatchType, []byte(patch), metav1.PatchOptions{}); err != nil {
+		// The others stay, so that it is as much to tell as before.
+		one, no := slice(s, number), false
+		for index := range one.Endpoints {
+			one.Endpoints[index].Conditions.Ready, one.Endpoints[index].Conditions.Serving = &no, &no
+		}
+		one.Endpoints[perSlice-1].Addresses, one.Endpoints[perSlice-1].Conditions = []string{s.address}, discoveryv1.EndpointConditions{}
+		if _, err := client.DiscoveryV1().EndpointSlices(s.namespace).Update(ctx, one, metav1.UpdateOptions{}); err != nil {
 			return false, err
 		}
 		from, host := time.Now(), fmt.Sprintf(s.host, number)

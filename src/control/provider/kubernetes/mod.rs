@@ -9,11 +9,13 @@ mod events;
 mod infrastructure;
 mod lease;
 mod listing;
+mod pages;
 mod progress;
 mod queue;
 mod remote;
 mod service;
 mod status;
+mod stream;
 mod strip;
 #[cfg(test)]
 mod tests;

@@ -172,9 +172,10 @@ pub fn run(settings: Settings, origins: &Origins, source: Source, announce: impl
         ..translate_options(&settings, provider.experimental())
     };
     let cycle = Cycle::new(Translator::new(options), live, published.clone(), report.clone());
-    let checked = backends.clone();
+    let sockets = Arc::new(Sockets::new(workers));
+    let (checked, news) = (backends.clone(), sockets.news());
     spawn("weir-control", move || {
-        let control = Control::new(cycle, cutovers);
+        let control = Control::new(cycle, cutovers).hearing(news);
         async move {
             tokio::spawn(driver.run(moment));
             tokio::spawn(Checker::new(checked, clock::now, fastrand::u64(..)).run());
@@ -235,7 +236,6 @@ pub fn run(settings: Settings, origins: &Origins, source: Source, announce: impl
                 }
             }
         }
-        let sockets = Arc::new(Sockets::default());
         let hired = hire(
             &settings,
             &Hiring {

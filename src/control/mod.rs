@@ -28,7 +28,7 @@ use crate::proxy::snapshot::{Live, NameKey};
 use provider::feed;
 
 pub use cycle::{Cycle, Step, Translate};
-pub use report::{Histogram, Path, Report};
+pub use report::{Path, Report};
 
 use resolve::Names;
 
@@ -80,9 +80,9 @@ pub struct Control<T, C> {
 type Answer = (NameKey, Result<Vec<IpAddr>, String>);
 
 impl<T: Translate, C: Cutovers> Control<T, C> {
-    /// A loop that has not taken anything yet.
-    pub fn new(cycle: Cycle<T>, cutovers: C) -> Self {
-        Self { cycle, cutovers, names: Names::default(), answers: mpsc::unbounded_channel() }
+    /// A loop that has not taken anything yet. `local_endpoints` is that of the translator's options, for names.
+    pub fn new(cycle: Cycle<T>, cutovers: C, local_endpoints: bool) -> Self {
+        Self { cycle, cutovers, names: Names::new(local_endpoints), answers: mpsc::unbounded_channel() }
     }
 
     /// Runs for ever, also when the provider has ended: what was published stays served. `sockets` says what has become of

@@ -54,6 +54,7 @@ use self::parents::Parents;
 use self::reading::{Dep, Reading};
 use self::rivals::{Rivals, Wishes};
 use self::secret::Certificates;
+pub use self::service::is_local;
 use self::service::{Known, Plans, SlicesOf};
 use self::streams::Streams;
 use crate::model::{
@@ -81,7 +82,7 @@ pub struct Options {
     pub published_service: Option<ObjectName>,
     /// Whether the fields of the experimental channel of the Gateway API exist.
     pub experimental: bool,
-    /// Whether endpoints may be at loopback addresses. Not where others than the owner of this machine write the objects:
+    /// Whether endpoints may be at addresses that [`is_local`]. Not where others than the owner of this machine write the objects:
     /// these would reach what is meant for it alone, such as the operator's port.
     pub local_endpoints: bool,
 }

@@ -452,6 +452,7 @@ fn addresses_of_the_machine_itself_are_no_endpoints_where_others_write_the_objec
         external("far", "203.0.113.1"),
         listed("mapped", "[::ffff:127.0.0.2]:9900"),
         listed("some", "0.0.0.0:9900,203.0.113.2:80"),
+        listed("link", "169.254.169.254:80,[fe80::1]:80,[ff02::1]:80"),
         service("sliced", &json!({})),
     ];
     for (index, service) in all.into_iter().enumerate() {
@@ -498,12 +499,13 @@ fn addresses_of_the_machine_itself_are_no_endpoints_where_others_write_the_objec
         ("a-loopback", "nothing"),
         ("a-name", "nothing"),
         ("far", "203.0.113.1:80"),
+        ("link", "nothing"),
         ("mapped", "nothing"),
         ("some", "203.0.113.2:80"),
         ("sliced", "203.0.113.3:8080"),
     ];
     assert_eq!(backends, expected.map(|(name, used)| (name.to_owned(), used.to_owned())).into());
-    assert_eq!(told, ["a-loopback", "a-name", "mapped", "some", "sliced"].map(str::to_owned).into());
+    assert_eq!(told, ["a-loopback", "a-name", "link", "mapped", "some", "sliced"].map(str::to_owned).into());
     let (backends, told) = used(true);
     assert_eq!(backends["a-name"], "localhost");
     assert_eq!(backends["mapped"], "[::ffff:127.0.0.2]:9900");

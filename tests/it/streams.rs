@@ -382,6 +382,24 @@ async fn tls_ends_at_the_backend_or_here_as_the_listener_of_the_name_says() {
     }
     let refused = shown(&at("nobody.example")).await.unwrap_err().to_string();
     assert!(!refused.contains("alert"), "{refused}");
+
+    let routes = weir.admin_json("/api/v1/routes").await;
+    let mut listed: Vec<(&str, &str, &str)> = Vec::new();
+    for item in routes["items"].as_array().unwrap() {
+        let text = |key: &str| item[key].as_str().unwrap();
+        listed.push((text("host"), text("pathKind"), text("source")));
+    }
+    let expected = [
+        ("ends.example", "tls terminate", "TLSRoute default/ends"),
+        ("pass.example", "tls passthrough", "TLSRoute default/pass"),
+    ];
+    assert_eq!(listed, expected);
+    for (name, chosen) in [("ends.example", "TLSRoute"), ("nobody.example", "")] {
+        let explained = weir.admin_json(&format!("/api/v1/explain?url=tls://{name}:{port}")).await;
+        assert_eq!(explained["chosen"]["source"]["kind"].as_str().unwrap_or_default(), chosen, "{explained}");
+        assert_eq!(explained["bind"], format!("port {port}"));
+        assert_eq!(explained["certificate"]["secret"].as_str().is_some(), !chosen.is_empty(), "{explained}");
+    }
 }
 
 /// A GET over TLS with this configuration.

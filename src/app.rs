@@ -170,9 +170,10 @@ pub fn run(settings: Settings, origins: &Origins, source: Source, announce: impl
     let local_endpoints = provider.is_local();
     let options = TranslateOptions { local_endpoints, ..translate_options(&settings, provider.experimental()) };
     let cycle = Cycle::new(Translator::new(options), live, published.clone(), report.clone());
-    let checked = backends.clone();
+    let sockets = Arc::new(Sockets::new(workers));
+    let (checked, news) = (backends.clone(), sockets.news());
     spawn("weir-control", move || {
-        let control = Control::new(cycle, cutovers, local_endpoints);
+        let control = Control::new(cycle, cutovers, local_endpoints).hearing(news);
         async move {
             tokio::spawn(driver.run(moment));
             tokio::spawn(Checker::new(checked, clock::now, fastrand::u64(..)).run());
@@ -233,7 +234,6 @@ pub fn run(settings: Settings, origins: &Origins, source: Source, announce: impl
                 }
             }
         }
-        let sockets = Arc::new(Sockets::default());
         let hired = hire(
             &settings,
             &Hiring {

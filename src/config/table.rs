@@ -82,7 +82,7 @@ table! {
     "provider.kubernetes" Some("--kubernetes"), provider.kubernetes = boolean(), "watch an API server; in a pod without a folder it is done unless this says false";
     "provider.kubeconfig" Some("--kubeconfig"), provider.kubeconfig = optional_path(), "how the API server is reached; default: KUBECONFIG, in a pod its service account, else ~/.kube/config";
     "provider.namespaces" Some("--namespace"), provider.namespaces = names(), "namespaces that are watched; default: all";
-    "provider.selector" NO_FLAG, provider.selector = selector(), "label selector of the Ingresses, Gateways and HTTPRoutes that are looked at; default: all";
+    "provider.selector" NO_FLAG, provider.selector = selector(), "label selector of the Ingresses, Gateways, ListenerSets and routes of every kind that are looked at; default: all";
     "provider.write_status" NO_FLAG, provider.write_status = boolean(), "whether one of several Weirs writes statuses, Events and annotations to the API server";
     "gateways.addresses" NO_FLAG, gateways.addresses = ranges(), "addresses of which every Gateway gets one of its own, and no other; in this order, each range from its lowest; default: Gateways share the listeners";
     "status.addresses" NO_FLAG, status.addresses = places(), "where clients find the listeners, for statuses; default: see status.service";

@@ -3,7 +3,7 @@
 //! A request is accepted, sent and answered on one worker. The thread ends when the process drains and its last
 //! connection has ended, or when time is up.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::atomic::AtomicU64;
@@ -11,13 +11,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use tokio::runtime::LocalOptions;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
 use super::listener::{BindError, Datagrams, Listener, Shared, Spec, bind, bind_datagrams};
 use super::request::{Context, Warmed};
 use crate::drain::{DrainWatch, Phase};
-use crate::model::{Bind, Protocol};
+use crate::model::{Bind, Obstacle, Protocol, SocketNews};
 use crate::proxy::backend::Backend;
 use crate::telemetry::clock;
 
@@ -27,12 +27,16 @@ const PUBLISH: Duration = Duration::from_millis(100);
 /// Between two tries to open a socket that a Gateway asks for.
 const REOPEN: Duration = Duration::from_secs(1);
 
-/// Sockets of the whole process: what is open, and where. Shared by all workers; touched only when sockets change.
-#[derive(Debug, Default)]
+/// Sockets of the whole process: what is open, and where. Shared by all workers; touched only when something was published
+/// or a socket is tried again.
+#[derive(Debug)]
 pub struct Sockets {
     listeners: Mutex<Listeners>,
     /// Sessions of datagrams at all listeners.
     sessions: Arc<AtomicU64>,
+    /// What each worker has told.
+    told: Mutex<Vec<SocketNews>>,
+    news: watch::Sender<SocketNews>,
 }
 
 #[derive(Debug, Default)]
@@ -50,6 +54,31 @@ struct Open {
 }
 
 impl Sockets {
+    /// None is open yet.
+    pub fn new(workers: usize) -> Self {
+        let told = Mutex::new(vec![SocketNews::default(); workers]);
+        Self { listeners: Mutex::default(), sessions: Arc::default(), told, news: watch::Sender::default() }
+    }
+
+    /// How far all workers have followed what was published.
+    pub fn news(&self) -> watch::Receiver<SocketNews> {
+        self.news.subscribe()
+    }
+
+    /// Takes how far one worker has followed. A socket that one of them lacks is not open.
+    fn tell(&self, worker: usize, own: SocketNews) {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        match told.get_mut(worker) {
+            Some(before) if *before != own => *before = own,
+            Some(_) | None => return,
+        }
+        let generation = told.iter().map(|news| news.generation).min().unwrap_or_default();
+        let unopened: BTreeMap<Bind, Obstacle> =
+            told.iter().rev().flat_map(|news| news.unopened.iter()).map(|(bind, why)| (*bind, why.clone())).collect();
+        let news = SocketNews { generation, unopened: Arc::new(unopened) };
+        self.news.send_if_modified(|before| std::mem::replace(before, news) != *before);
+    }
+
     /// Opens one worker's socket of a listener. The first worker's port 0 becomes everyone's port.
     fn open(&self, spec: &Spec) -> Result<(Socket, Arc<Shared>), BindError> {
         let mut listeners = self.lock();
@@ -158,9 +187,10 @@ async fn work(plan: Plan, context: Rc<Context>, bound: oneshot::Sender<Result<()
     let mut desk = Desk {
         context: context.clone(),
         sockets: plan.sockets.clone(),
+        index: plan.index,
         running: BTreeMap::new(),
         leaving: BTreeMap::new(),
-        failed: BTreeSet::new(),
+        failed: BTreeMap::new(),
     };
     for spec in &plan.listeners {
         if let Err(error) = desk.open(spec) {
@@ -215,11 +245,13 @@ enum End {
 struct Desk {
     context: Rc<Context>,
     sockets: Arc<Sockets>,
+    /// Of the worker.
+    index: usize,
     running: BTreeMap<Arc<str>, Running>,
     /// Listeners for datagrams that are not wanted any more, and still have sessions.
     leaving: BTreeMap<Arc<str>, Running>,
     /// Listeners that could not be opened.
-    failed: BTreeSet<Arc<str>>,
+    failed: BTreeMap<Arc<str>, (Bind, Obstacle)>,
 }
 
 impl Desk {
@@ -302,19 +334,26 @@ impl Desk {
             }
         }
         self.has_left();
-        self.failed.retain(|name| wanted.contains_key(name));
+        self.failed.retain(|name, _| wanted.contains_key(name));
         for (name, spec) in wanted {
             if self.running.contains_key(&name) {
                 continue;
             }
             let opened = self.leave_to_settings(&spec, configured).and_then(|()| self.open(&spec));
-            match opened {
-                Ok(()) => _ = self.failed.remove(&name),
-                // Said once, tried again and again.
-                Err(error) if self.failed.insert(name) => tracing::error!(%error, "listener not opened"),
-                Err(_) => {}
+            let Err(error) = opened else {
+                self.failed.remove(&name);
+                continue;
+            };
+            // Said once, tried again and again.
+            if !self.failed.contains_key(&name) {
+                tracing::error!(%error, "listener not opened");
             }
+            let problem = format!("cannot listen at {}: {}", error.address, error.source);
+            let no_address = error.source.kind() == std::io::ErrorKind::AddrNotAvailable;
+            self.failed.insert(name, (spec.bind, Obstacle { problem, no_address }));
         }
+        let unopened = Arc::new(self.failed.values().cloned().collect());
+        self.sockets.tell(self.index, SocketNews { generation: snapshot.generation, unopened });
         self.failed.is_empty()
     }
 

@@ -1,4 +1,5 @@
-//! How long compile takes for ten thousand hosts and a hundred thousand endpoints. Prints, asserts nothing.
+//! How long compile takes for ten thousand hosts and a hundred thousand endpoints, and translation for a thousand ListenerSets
+//! with certificates of another namespace. Prints, asserts nothing.
 //!
 //! `cargo bench --bench compile`
 
@@ -7,6 +8,9 @@ use std::hint::black_box;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use weir::control::translate::{Change, Object, Objects, Options, Translator};
 use weir::model::*;
 use weir::proxy::snapshot::{Live, compile};
 use weir::proxy::wire::RequestHead;
@@ -15,6 +19,8 @@ use weir::telemetry::stats::Registry;
 const HOSTS: usize = 10_000;
 const ENDPOINTS: usize = 10;
 const ROUNDS: usize = 50;
+const SETS: usize = 1_000;
+const GRANTS: usize = 2_000;
 
 fn main() {
     let mut live = Live::new(Registry::new(2, &[]));
@@ -70,6 +76,98 @@ fn main() {
     let heads: Vec<RequestHead> = (0..HOSTS).map(head).collect();
     let (found, time) = timed(|| heads.iter().filter(|head| entry.find(head).is_some()).count());
     println!("find over {found} hosts: {:?} each", time / HOSTS as u32);
+    parents();
+}
+
+/// Changes of what routes attach to.
+fn parents() {
+    let mut objects = Objects::default();
+    let mut put = |object| _ = objects.apply(Change::Put(object));
+    put(Object::GatewayClass(object(json!({
+        "metadata": {"name": "weir"}, "spec": {"controllerName": "weir.dev/gateway-controller"},
+    }))));
+    put(gateway(0));
+    let key = rcgen::KeyPair::generate().expect("a key");
+    let certificate = rcgen::CertificateParams::new(vec!["*.test".to_owned()]).expect("a name");
+    let certificate = certificate.self_signed(&key).expect("a certificate").pem();
+    for set in 0..SETS {
+        put(Object::Secret(object(json!({
+            "metadata": {"namespace": "certificates", "name": format!("c{set}")},
+            "type": "kubernetes.io/tls",
+            "stringData": {"tls.crt": certificate, "tls.key": key.serialize_pem()},
+        }))));
+        put(listener_set(set, 443));
+        put(Object::HTTPRoute(object(json!({
+            "metadata": {"namespace": "shop", "name": format!("r{set}")},
+            "spec": {
+                "parentRefs": [{"kind": "ListenerSet", "name": format!("s{set}")}],
+                "rules": [{"backendRefs": [{"name": "web", "port": 80}]}],
+            },
+        }))));
+    }
+    for grant in 0..GRANTS {
+        let namespace = if grant == 0 { "certificates".to_owned() } else { format!("n{grant}") };
+        put(Object::ReferenceGrant(object(json!({
+            "metadata": {"namespace": namespace, "name": "grant"},
+            "spec": {
+                "from": [{"group": "gateway.networking.k8s.io", "kind": "ListenerSet", "namespace": "shop"}],
+                "to": [{"group": "", "kind": "Secret"}],
+            },
+        }))));
+    }
+    let mut translator = Translator::new(Options::default());
+    let (first, time) = timed(|| translator.translate(&objects));
+    let served = first.model.entries.get(&Bind::Https).map_or(0, |entry| entry.certificates.len());
+    println!("first translation, {SETS} ListenerSets, {served} certificates, {GRANTS} ReferenceGrants: {time:?}");
+    let mut live = Live::new(Registry::new(2, &[]));
+    let mut snapshot = compile(&first.model, &mut live, None, 0);
+    let mut changes = |what: &str, change: &dyn Fn(usize) -> Object| {
+        let (mut translated, mut compiled) = (Vec::new(), Vec::new());
+        for round in 0..ROUNDS {
+            objects.apply(Change::Put(change(round)));
+            let (translation, time) = timed(|| translator.translate(&objects));
+            translated.push(time);
+            let (next, time) = timed(|| compile(&translation.model, &mut live, Some(&snapshot), 1));
+            snapshot = next;
+            compiled.push(time);
+        }
+        print_times(&format!("{what}, translation"), &mut translated);
+        print_times(&format!("{what}, compile"), &mut compiled);
+    };
+    changes("a Gateway changed", &|round| gateway(round + 1));
+    changes("a ListenerSet changed", &|round| listener_set(round * 13 % SETS, if round % 2 == 0 { 8443 } else { 443 }));
+    changes("a ListenerSet came", &|round| listener_set(SETS + round, 443));
+}
+
+fn object<T: DeserializeOwned>(value: Value) -> Arc<T> {
+    Arc::new(serde_json::from_value(value).expect("an object"))
+}
+
+fn gateway(round: usize) -> Object {
+    Object::Gateway(object(json!({
+        "metadata": {"namespace": "shop", "name": "edge", "labels": {"round": round.to_string()}},
+        "spec": {
+            "gatewayClassName": "weir",
+            "allowedListeners": {"namespaces": {"from": "All"}},
+            "listeners": [{"name": "http", "port": 80, "protocol": "HTTP"}],
+        },
+    })))
+}
+
+fn listener_set(number: usize, port: u16) -> Object {
+    Object::ListenerSet(object(json!({
+        "metadata": {"namespace": "shop", "name": format!("s{number}")},
+        "spec": {
+            "parentRef": {"name": "edge"},
+            "listeners": [{
+                "name": "https",
+                "port": port,
+                "protocol": "HTTPS",
+                "hostname": format!("s{number}.test"),
+                "tls": {"certificateRefs": [{"namespace": "certificates", "name": format!("c{}", number % SETS)}]},
+            }],
+        },
+    })))
 }
 
 fn timed<T>(what: impl FnOnce() -> T) -> (T, Duration) {

@@ -28,7 +28,7 @@ use crate::control::provider::{Age, feed};
 use crate::control::translate::{AddressRange, Change, Options as TranslateOptions, Translator};
 #[cfg(feature = "kubernetes")]
 use crate::control::written;
-use crate::control::{Control, Cycle, Report};
+use crate::control::{self, Control, Cycle, Report};
 use crate::drain::{Drain, Phase};
 use crate::model::{Bind, GatewayAddress, ObjectName, Protocol};
 use crate::proxy::backend::health::Checker;
@@ -787,6 +787,7 @@ impl FactSources {
             ready_endpoints: ready_endpoints.into_iter().collect(),
             generation,
             last_publish: (generation > 0).then(|| self.report.last_publish()),
+            changes: control::Path::ALL.map(|path| (path.text(), self.report.latency(path))).to_vec(),
             view_age: self.age.as_ref().map(|age| age.read().as_secs_f64()),
             writer: self.writer.as_ref().map(|read| read()),
             rejected_objects: self.report.rejected().values().map(|count| *count as u64).sum(),

@@ -28,7 +28,7 @@ use crate::proxy::snapshot::{Live, NameKey};
 use provider::feed;
 
 pub use cycle::{Cycle, Step, Translate};
-pub use report::{Histogram, Path, Report};
+pub use report::{Path, Report};
 
 use resolve::Names;
 

@@ -12,6 +12,8 @@ use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
 use crate::model::{ObjectRef, Severity, Statuses, Verdict};
+use crate::telemetry::stats::Distribution;
+use crate::telemetry::stats::histogram::{BUCKETS, bucket};
 
 use super::provider::manifest::Problem;
 
@@ -41,6 +43,9 @@ pub enum Path {
 }
 
 impl Path {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Routes, Self::Endpoints];
+
     /// Value of the metric label.
     pub const fn text(self) -> &'static str {
         match self {
@@ -86,8 +91,12 @@ impl Report {
         self.last_publish.load(Ordering::Relaxed) as f64 / 1e3
     }
 
-    /// Time from noticing a change to serving it.
-    pub fn latency(&self, path: Path) -> &Histogram {
+    /// Time from noticing a change to serving it (`weir_config_change_seconds`).
+    pub fn latency(&self, path: Path) -> Distribution {
+        self.histogram(path).read()
+    }
+
+    fn histogram(&self, path: Path) -> &Histogram {
         match path {
             Path::Routes => &self.routes,
             Path::Endpoints => &self.endpoints,
@@ -95,7 +104,7 @@ impl Report {
     }
 
     pub(super) fn served(&self, path: Path, after: Duration) {
-        self.latency(path).observe(after);
+        self.histogram(path).observe(after);
     }
 
     pub(super) fn published(&self, generation: u64, wall: SystemTime) {
@@ -156,39 +165,32 @@ fn log<T: std::fmt::Display>(fresh: impl Iterator<Item = T>, severity: impl Fn(&
     }
 }
 
-/// Counts durations in buckets.
-#[derive(Debug, Default)]
-pub struct Histogram {
-    /// One per bound, and one for what is longer than all.
-    counts: [AtomicU64; Histogram::BOUNDS.len() + 1],
+/// Counts durations.
+#[derive(Debug)]
+struct Histogram {
+    counts: [AtomicU64; BUCKETS],
+    /// Nanoseconds.
     sum: AtomicU64,
 }
 
+impl Default for Histogram {
+    fn default() -> Self {
+        Self { counts: std::array::from_fn(|_| AtomicU64::new(0)), sum: AtomicU64::new(0) }
+    }
+}
+
 impl Histogram {
-    /// Upper bounds of the buckets, seconds.
-    pub const BOUNDS: [f64; 15] =
-        [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0];
-
-    /// Adds a duration.
-    pub fn observe(&self, duration: Duration) {
-        let seconds = duration.as_secs_f64();
-        let bucket = Self::BOUNDS.partition_point(|bound| *bound < seconds);
-        self.counts[bucket].fetch_add(1, Ordering::Relaxed);
-        self.sum.fetch_add(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    fn observe(&self, duration: Duration) {
+        let nanoseconds = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
+        self.counts[bucket(nanoseconds)].fetch_add(1, Ordering::Relaxed);
+        self.sum.fetch_add(nanoseconds, Ordering::Relaxed);
     }
 
-    /// Durations up to each bound, cumulated as Prometheus wants them; the last one is the number of all.
-    pub fn cumulated(&self) -> [u64; Self::BOUNDS.len() + 1] {
-        let mut sum = 0;
-        std::array::from_fn(|at| {
-            sum += self.counts[at].load(Ordering::Relaxed);
-            sum
-        })
-    }
-
-    /// Sum of all durations, seconds.
-    pub fn sum(&self) -> f64 {
-        self.sum.load(Ordering::Relaxed) as f64 / 1e9
+    fn read(&self) -> Distribution {
+        let counts = std::array::from_fn(|at| self.counts[at].load(Ordering::Relaxed));
+        let mut distribution = Distribution::default();
+        distribution.add(self.sum.load(Ordering::Relaxed), Some(&counts));
+        distribution
     }
 }
 
@@ -198,14 +200,15 @@ mod tests {
     use crate::model::ObjectName;
 
     #[test]
-    fn histogram_counts_up_to_and_with_each_bound() {
-        let histogram = Histogram::default();
-        for millis in [1, 2, 3, 70_000] {
-            histogram.observe(Duration::from_millis(millis));
+    fn changes_are_counted_by_the_way_that_they_take() {
+        let report = Report::default();
+        for millis in [1, 2, 70_000] {
+            report.served(Path::Routes, Duration::from_millis(millis));
         }
-        let cumulated = histogram.cumulated();
-        assert_eq!((&cumulated[..4], cumulated[14], cumulated[15]), (&[1, 2, 3, 3][..], 3, 4));
-        assert!((histogram.sum() - 70.006).abs() < 1e-9);
+        report.served(Path::Endpoints, Duration::from_millis(3));
+        let (routes, endpoints) = (report.latency(Path::Routes), report.latency(Path::Endpoints));
+        assert_eq!((routes.classic()[..2].to_vec(), routes.count(), endpoints.count()), (vec![1, 2], 3, 1));
+        assert_eq!((routes.sum_ns, endpoints.sum_ns), (70_003_000_000, 3_000_000));
     }
 
     #[test]

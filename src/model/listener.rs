@@ -40,7 +40,7 @@ impl fmt::Display for Bind {
 }
 
 /// What is spoken at a socket.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize)]
 pub enum Protocol {
     /// HTTP/1.x and HTTP/2 with prior knowledge, in clear text.
     #[default]

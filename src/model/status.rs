@@ -19,6 +19,42 @@ pub struct ObjectStatus {
     pub status: Status,
 }
 
+impl ObjectStatus {
+    /// Whether nothing differs but how many routes and ListenerSets are attached.
+    pub fn differs_in_counts_only(&self, other: &Self) -> bool {
+        let same_listeners = |one: &[ListenerStatus], two: &[ListenerStatus]| {
+            one.len() == two.len()
+                && one.iter().zip(two).all(|(one, two)| {
+                    let ListenerStatus { name, kinds, attached: _, conditions } = one;
+                    *name == two.name && *kinds == two.kinds && *conditions == two.conditions
+                })
+        };
+        self.generation == other.generation
+            && match (&self.status, &other.status) {
+                (
+                    Status::Gateway { conditions, addresses, listeners, attached_sets: _, infrastructure },
+                    Status::Gateway {
+                        conditions: other_conditions,
+                        addresses: other_addresses,
+                        listeners: other_listeners,
+                        attached_sets: _,
+                        infrastructure: other_infrastructure,
+                    },
+                ) => {
+                    conditions == other_conditions
+                        && addresses == other_addresses
+                        && infrastructure == other_infrastructure
+                        && same_listeners(listeners, other_listeners)
+                }
+                (
+                    Status::ListenerSet { conditions, listeners },
+                    Status::ListenerSet { conditions: other_conditions, listeners: other_listeners },
+                ) => conditions == other_conditions && same_listeners(listeners, other_listeners),
+                _ => false,
+            }
+    }
+}
+
 /// A status by kind.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Status {

@@ -16,7 +16,7 @@ pub use table::{Kind, METRICS, Metric, reference};
 
 use super::gauges::{FLOODS, Gauges};
 use super::process::Process;
-use super::stats::{CODE_CLASSES, Class, ColorLabels, ColorTotals, EndpointTotals, Totals};
+use super::stats::{CODE_CLASSES, Class, ColorLabels, ColorTotals, Distribution, EndpointTotals, Totals};
 use exposition::Families;
 
 /// What other rooms know and `/metrics` shows. Filled anew for every page.
@@ -28,6 +28,8 @@ pub struct Facts {
     pub generation: u64,
     /// When it was published, seconds since the Unix epoch.
     pub last_publish: Option<f64>,
+    /// Time from noticing a change to serving it, by the way that it takes.
+    pub changes: Vec<(&'static str, Distribution)>,
     /// How old the provider's view of the world may be, seconds; `None` where that cannot happen.
     pub view_age: Option<f64>,
     /// What is written to the API server; `None` where nothing is.
@@ -232,6 +234,8 @@ impl Page<'_> {
         let facts = self.facts;
         families.of("weir_config_generation").add(&[], facts.generation as f64);
         families.of("weir_config_last_publish_timestamp_seconds").add_some(&[], facts.last_publish);
+        let mut family = families.of("weir_config_change_seconds");
+        facts.changes.iter().for_each(|(path, latency)| family.add_histogram(&[path], latency));
         families.of("weir_config_view_age_seconds").add_some(&[], facts.view_age);
         if let Some(writer) = &facts.writer {
             families.of("weir_leader").add(&[], f64::from(u8::from(writer.leads)));

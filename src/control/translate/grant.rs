@@ -14,7 +14,7 @@ pub(super) fn permitted(reading: &mut Reading<'_>, to_kind: &str, target: &Objec
     }
     reading.deps.push(Dep::Grants(target.namespace.clone()));
     let source = &reading.source;
-    reading.objects.reference_grants.iter().filter(|(name, _)| name.namespace == target.namespace).any(|(_, grant)| {
+    reading.objects.grants_in(&target.namespace).any(|grant| {
         grant.spec.from.iter().any(|from| {
             from.group == GATEWAY_GROUP
                 && from.kind == source.kind

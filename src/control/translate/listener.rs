@@ -3,6 +3,7 @@
 //! A listener goes through steps: it is read alone, compared with the others of its Gateway, and gets its sockets. What is
 //! wrong is kept with it for its status, and told to the owner of its object.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -326,20 +327,16 @@ pub(super) fn conflicts(groups: &mut [Group<'_>]) {
         because: Because,
         lost: bool,
     }
+    let mut standing = Standing::default();
     for later in 0..groups.len() {
         let mut found: Vec<Found> = Vec::new();
         let own = &groups[later].candidates;
         for (index, candidate) in own.iter().enumerate() {
-            let standing = groups[..later].iter().flat_map(|group| {
-                let winners = group.candidates.iter().filter(|earlier| !earlier.lost);
-                winners.map(|earlier| (&group.reading.source, earlier))
+            let lost = standing.rival(candidate).and_then(|(group, at)| {
+                let (source, earlier) = (&groups[group].reading.source, &groups[group].candidates[at]);
+                let (reason, how) = clash(earlier, candidate)?;
+                Some((reason, format!("listener `{}` of {source} {how}", earlier.written.name)))
             });
-            let lost = standing
-                .filter_map(|(source, earlier)| Some((source, earlier, clash(earlier, candidate)?)))
-                .map(|(source, earlier, (reason, how))| {
-                    (reason, format!("listener `{}` of {source} {how}", earlier.written.name))
-                })
-                .next();
             if let Some(because) = lost {
                 found.push(Found { index, because, lost: true });
             }
@@ -365,6 +362,48 @@ pub(super) fn conflicts(groups: &mut [Group<'_>]) {
             candidate.conflict = Some(because);
             candidate.lost = lost;
         }
+        for (index, candidate) in groups[later].candidates.iter().enumerate().filter(|(_, it)| !it.lost) {
+            standing.add(candidate, (later, index));
+        }
+    }
+}
+
+/// Listeners of earlier objects that did not lose, by what another one may clash with: a thousand ListenerSets are not to be
+/// compared each with each. Places are numbers of an object and of its listener; the first of each sort is enough.
+#[derive(Default)]
+struct Standing {
+    ports: HashMap<(i32, bool), AtPort>,
+}
+
+#[derive(Default)]
+struct AtPort {
+    protocols: Vec<(Protocol, Place)>,
+    hostnames: HashMap<(Protocol, HostPattern), Place>,
+}
+
+type Place = (usize, usize);
+
+impl Standing {
+    fn add(&mut self, candidate: &Candidate<'_>, place: Place) {
+        let Some(spoken) = candidate.spoken.filter(|_| candidate.refused.is_none()) else { return };
+        let (protocol, listener) = (spoken.protocol(), &candidate.listener);
+        let port = self.ports.entry((candidate.written.port, spoken == Spoken::Udp)).or_default();
+        if port.protocols.iter().all(|(known, _)| *known != protocol) {
+            port.protocols.push((protocol, place));
+        }
+        port.hostnames.entry((protocol, listener.hostname.clone())).or_insert(place);
+    }
+
+    /// The first with which it clashes.
+    fn rival(&self, candidate: &Candidate<'_>) -> Option<Place> {
+        let spoken = candidate.spoken.filter(|_| candidate.refused.is_none())?;
+        let protocol = spoken.protocol();
+        let port = self.ports.get(&(candidate.written.port, spoken == Spoken::Udp))?;
+        let alone = matches!(spoken, Spoken::Tcp | Spoken::Udp);
+        let by_protocol =
+            port.protocols.iter().filter(|(known, _)| alone || *known != protocol).map(|(_, place)| *place);
+        let by_hostname = port.hostnames.get(&(protocol, candidate.listener.hostname.clone())).copied();
+        by_protocol.chain(by_hostname).min()
     }
 }
 
@@ -391,6 +430,10 @@ pub(super) fn isolate(groups: &mut [Group<'_>]) {
         served.map(|candidate| (candidate.listener.binds.clone(), candidate.listener.hostname.clone())).collect();
     for candidate in groups.iter_mut().flat_map(|group| &mut group.candidates) {
         let own = &mut candidate.listener;
+        // Nothing is more specific than a name. Of a thousand listeners most have one.
+        if matches!(own.hostname, HostPattern::Exact(_)) {
+            continue;
+        }
         let same = all.iter().filter(|(binds, _)| binds.iter().any(|bind| own.binds.contains(bind)));
         own.narrower = same
             .map(|(_, hostname)| hostname)
@@ -484,5 +527,73 @@ pub(super) fn certificate(
             let told = reading.verdicts.last().map(|verdict| verdict.problem.clone());
             Err(("InvalidCertificateRef", told.unwrap_or_default()))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use serde_json::json;
+
+    use super::*;
+    use crate::control::translate::Objects;
+    use crate::model::ObjectRef;
+
+    /// The first earlier listener that clashes, by comparing with all of them.
+    fn naive(groups: &[Group<'_>], later: usize, candidate: &Candidate<'_>) -> Option<Place> {
+        let all = groups[..later]
+            .iter()
+            .enumerate()
+            .flat_map(|(group, it)| it.candidates.iter().enumerate().map(move |(at, earlier)| ((group, at), earlier)));
+        let mut standing = all.filter(|(_, earlier)| !earlier.lost);
+        standing.find(|(_, earlier)| clash(earlier, candidate).is_some()).map(|(place, _)| place)
+    }
+
+    #[test]
+    fn the_first_listener_in_the_way_is_the_one_that_comparing_all_would_find() {
+        let objects = Objects::default();
+        let mut clashes = BTreeMap::new();
+        for seed in 0..200 {
+            let mut random = fastrand::Rng::with_seed(seed);
+            let mut written: Vec<Vec<GatewayListeners>> = Vec::new();
+            for _ in 0..12 {
+                let listener = |random: &mut fastrand::Rng| {
+                    let protocol = *random.choice(&["HTTP", "HTTPS", "TLS", "TCP", "UDP", "SMTP"]).unwrap();
+                    let hostname = *random.choice(&["", "a.test", "b.test", "*.test"]).unwrap();
+                    let port = *random.choice(&[80, 443, 443, 8000]).unwrap();
+                    let value = json!({"name": "l", "port": port, "protocol": protocol, "hostname": hostname});
+                    serde_json::from_value(value).unwrap()
+                };
+                let mut listeners = vec![listener(&mut random)];
+                if random.bool() {
+                    listeners.push(listener(&mut random));
+                }
+                written.push(listeners);
+            }
+            let source = ObjectRef::new("ListenerSet", ObjectName::new("shop", "s"));
+            let mut groups: Vec<Group<'_>> = Vec::new();
+            for listeners in &written {
+                let mut reading = Reading::new(source.clone(), &objects);
+                let each = listeners.iter();
+                let read = |it| read(&mut reading, it, String::new(), &Frontend::default());
+                let candidates = each.map(read).collect();
+                groups.push(Group { reading, candidates });
+            }
+            conflicts(&mut groups);
+            let mut standing = Standing::default();
+            for later in 0..groups.len() {
+                for candidate in &groups[later].candidates {
+                    let found = standing.rival(candidate);
+                    assert_eq!(found, naive(&groups, later, candidate), "seed {seed}, object {later}");
+                    assert_eq!(found.is_some(), candidate.lost, "seed {seed}, object {later}");
+                    *clashes.entry(found.is_some()).or_insert(0) += 1;
+                }
+                for (index, it) in groups[later].candidates.iter().enumerate().filter(|(_, it)| !it.lost) {
+                    standing.add(it, (later, index));
+                }
+            }
+        }
+        assert!(clashes[&true] > 100 && clashes[&false] > 100, "{clashes:?}");
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! Each is behind an `Arc`: an object that did not change keeps its identity, and whatever was derived from it is reused.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use gateway_api::apis::experimental::httproutes::HttpRoute as HTTPRoute;
@@ -25,6 +26,8 @@ macro_rules! kinds {
         #[derive(Clone, Debug, Default)]
         pub struct Objects {
             $($(#[$doc])* pub $field: Shards<ObjectName, Arc<$kind>>,)*
+            /// The names of `reference_grants` by namespace: each reference across namespaces asks for those of one.
+            granting: Shards<Arc<str>, BTreeSet<Arc<str>>>,
         }
 
         /// One object of a kind that Weir understands.
@@ -47,6 +50,7 @@ macro_rules! kinds {
         impl Objects {
             /// Applies one change. Says whether something was there before (for `Remove`) or is there now.
             pub fn apply(&mut self, change: Change) -> bool {
+                self.note_grant(&change);
                 match change {
                     $(Change::Put(Object::$kind(object)) => {
                         self.$field.insert(name_of(&object.metadata), object);
@@ -99,6 +103,38 @@ kinds! {
     reference_grants: ReferenceGrant,
     /// Namespaces (no namespace), for their labels.
     namespaces: Namespace,
+}
+
+impl Objects {
+    /// The ReferenceGrants of a namespace.
+    pub(super) fn grants_in(&self, namespace: &Arc<str>) -> impl Iterator<Item = &Arc<ReferenceGrant>> {
+        let names = self.granting.get(namespace).into_iter().flatten();
+        names.filter_map(|name| self.reference_grants.get(&ObjectName::new(namespace.clone(), name.clone())))
+    }
+
+    fn note_grant(&mut self, change: &Change) {
+        match change {
+            Change::Put(Object::ReferenceGrant(grant)) => {
+                let ObjectName { namespace, name } = name_of(&grant.metadata);
+                match self.granting.get_mut(&namespace) {
+                    Some(names) => {
+                        names.insert(name);
+                    }
+                    None => {
+                        self.granting.insert(namespace, BTreeSet::from([name]));
+                    }
+                }
+            }
+            Change::Remove(ObjectRef { kind: "ReferenceGrant", name: ObjectName { namespace, name } }) => {
+                let Some(names) = self.granting.get_mut(namespace) else { return };
+                names.remove(name);
+                if names.is_empty() {
+                    self.granting.remove(namespace);
+                }
+            }
+            _ => {}
+        }
+    }
 }
 
 /// A change to one object. Of several changes to one object only the last matters.

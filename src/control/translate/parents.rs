@@ -38,6 +38,9 @@ pub(super) struct Socket {
 /// Sockets of Gateways, which are there also without routes.
 pub(super) type Open = BTreeMap<Bind, Socket>;
 
+/// The listeners of ListenerSets as a Gateway would write them, with what they were converted from.
+type Converted = HashMap<ObjectName, (Arc<ListenerSet>, Vec<GatewayListeners>)>;
+
 /// What is remembered of Gateways and ListenerSets.
 #[derive(Default)]
 pub(super) struct Parents {
@@ -47,6 +50,7 @@ pub(super) struct Parents {
     unopened: Unopened,
     /// Addresses of Gateways.
     held: Held,
+    converted: Converted,
     /// Statuses but for the number of routes.
     drafts: HashMap<ObjectRef, (i64, Status)>,
     /// Routes by listener.
@@ -160,6 +164,7 @@ impl Translator {
             let Some(assigned) = assigned.get(it.name) else { continue };
             self.derive_gateway(it, own, &converted, assigned, &mut views);
         }
+        self.parents.converted = converted;
         for object in before.into_keys().filter(|object| !self.parents.drafts.contains_key(object)) {
             self.statuses.remove(&object);
         }
@@ -184,33 +189,32 @@ impl Translator {
     }
 
     /// ListenerSets of Gateways of ours by Gateway, the oldest first; and the listeners of all of them.
-    fn sets<'a>(
-        &mut self,
-        objects: &'a Objects,
-        ours: &[Ours<'_>],
-    ) -> (HashMap<ObjectName, Vec<Set<'a>>>, HashMap<ObjectName, Vec<GatewayListeners>>) {
+    fn sets<'a>(&mut self, objects: &'a Objects, ours: &[Ours<'_>]) -> (HashMap<ObjectName, Vec<Set<'a>>>, Converted) {
         let mut by_age: Vec<_> = objects.listener_sets.iter().collect();
         by_age.sort_by_key(|(name, set)| (created(&set.metadata), *name));
-        let (mut sets, mut listeners) = (HashMap::<_, Vec<_>>::new(), HashMap::new());
+        let (mut sets, mut converted) = (HashMap::<_, Vec<_>>::new(), HashMap::new());
+        let mut before = std::mem::take(&mut self.parents.converted);
         for (name, set) in by_age {
             let mut reading = Reading::new(ObjectRef::new("ListenerSet", name.clone()), objects);
             let parent = listener_set::parent(&mut reading, set);
             match parent.filter(|parent| ours.iter().any(|it| it.name == parent)) {
                 Some(parent) => {
-                    listeners.insert(name.clone(), listener_set::listeners(set));
+                    let known = before.remove(name).filter(|(from, _)| Arc::ptr_eq(from, set));
+                    let known = known.unwrap_or_else(|| (set.clone(), listener_set::listeners(set)));
+                    converted.insert(name.clone(), known);
                     sets.entry(parent).or_default().push(Set { name, set, reading });
                 }
                 None => self.remember(Item::ListenerSet(name.clone()), reading),
             }
         }
-        (sets, listeners)
+        (sets, converted)
     }
 
     fn derive_gateway(
         &mut self,
         ours: Ours<'_>,
         sets: Vec<Set<'_>>,
-        converted: &HashMap<ObjectName, Vec<GatewayListeners>>,
+        converted: &Converted,
         assigned: &Assigned,
         views: &mut Gateways,
     ) {
@@ -228,7 +232,7 @@ impl Translator {
                 self.not_allowed(set_name, set, reading, name, views);
                 continue;
             }
-            let written = converted.get(set_name).map(Vec::as_slice).unwrap_or_default();
+            let written = converted.get(set_name).map(|(_, listeners)| listeners.as_slice()).unwrap_or_default();
             let candidates = read_all(&mut reading, written, &whole);
             groups.push(Group { reading, candidates });
             owners.push((Item::ListenerSet(set_name.clone()), &set.metadata));

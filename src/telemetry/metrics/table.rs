@@ -153,6 +153,12 @@ pub const METRICS: &[Metric] = &[
         "When that generation was published, seconds since the Unix epoch.",
     ),
     metric(
+        "weir_config_change_seconds",
+        Histogram,
+        &["path"],
+        "Time from noticing a change to serving it: by a new generation (routes), or by new endpoints alone (endpoints).",
+    ),
+    metric(
         "weir_config_view_age_seconds",
         Gauge,
         &[],

@@ -137,6 +137,7 @@ fn page(format: Format, per_endpoint: bool) -> String {
         ready_endpoints: vec![(color("web", 80), 2), (color("web", 81), 2)],
         generation: 3,
         last_publish: Some(1.7e9),
+        changes: vec![("routes", Distribution::default())],
         view_age: Some(2.5),
         writer: Some(WriterFacts { leads: true, waiting: 2, oldest: 0.5, writes: vec![("HTTPRoute", "written", 7)] }),
         rejected_objects: 1,

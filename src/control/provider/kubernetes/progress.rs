@@ -1,11 +1,12 @@
 //! How writing goes on, and what the watches tell the writer. Written by the writer's thread and by the watches, read by
 //! admin and by the writer.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::status::Live;
 use crate::model::ObjectRef;
 
 /// Objects that may be [`Fresh`] at a time.
@@ -58,22 +59,71 @@ impl Progress {
     }
 }
 
+/// An object that was seen being made.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Made {
+    /// `metadata.uid`.
+    pub uid: String,
+    /// `metadata.resourceVersion`, as long as nobody has said anything in its status and it has not changed: then there is
+    /// nothing to be read before it is written.
+    pub untouched: Option<String>,
+}
+
 /// Objects that the watches have seen being made. One that was made anew under the name of another may be said to be as
 /// it was, but has no status. Written by the watches, emptied by who leads.
 #[derive(Debug, Default)]
-pub struct Fresh(Mutex<HashSet<ObjectRef>>);
+pub struct Fresh(Mutex<HashMap<ObjectRef, Made>>);
 
 impl Fresh {
+    fn lock(&self) -> MutexGuard<'_, HashMap<ObjectRef, Made>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// An object was made.
-    pub fn add(&self, object: ObjectRef) {
-        let mut fresh = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+    pub fn add(&self, object: ObjectRef, made: Made) {
+        let mut fresh = self.lock();
         // Who begins to lead reads everything anyway.
-        if fresh.len() < FRESH {
-            fresh.insert(object);
+        if fresh.len() < FRESH || fresh.contains_key(&object) {
+            fresh.insert(object, made);
         }
     }
 
-    pub fn take(&self) -> HashSet<ObjectRef> {
-        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    /// It is not as it was made any more.
+    pub fn touch(&self, object: &ObjectRef) {
+        if let Some(made) = self.lock().get_mut(object) {
+            made.untouched = None;
+        }
+    }
+
+    /// What there is to know of an object before its first status is written, once.
+    pub fn take_untouched(&self, object: &ObjectRef) -> Option<Live> {
+        let mut fresh = self.lock();
+        let made = fresh.get_mut(object)?;
+        Some(Live::without_status(made.untouched.take()?, made.uid.clone()))
+    }
+
+    pub fn take(&self) -> HashMap<ObjectRef, Made> {
+        std::mem::take(&mut *self.lock())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::ObjectName;
+
+    #[test]
+    fn what_was_seen_of_an_object_serves_for_one_write_and_only_as_long_as_it_is_as_it_was_made() {
+        let object = ObjectRef::new("HTTPRoute", ObjectName::new("shop", "r"));
+        let made = Made { uid: "u".to_owned(), untouched: Some("7".to_owned()) };
+        let fresh = Fresh::default();
+        assert_eq!(fresh.take_untouched(&object), None);
+        fresh.add(object.clone(), made.clone());
+        assert_eq!(fresh.take_untouched(&object), Some(Live::without_status("7".to_owned(), "u".to_owned())));
+        assert_eq!(fresh.take_untouched(&object), None);
+        fresh.add(object.clone(), made);
+        fresh.touch(&object);
+        assert_eq!(fresh.take_untouched(&object), None);
+        assert_eq!(fresh.take().remove(&object), Some(Made { uid: "u".to_owned(), untouched: None }));
     }
 }

@@ -27,8 +27,8 @@ enum State {
     Due,
     Later(Instant),
     Running,
-    /// Something changed while it was written.
-    Again,
+    /// Something changed while it was written; when that is to be written.
+    Again(Instant),
 }
 
 impl<K> Default for Queue<K> {
@@ -42,8 +42,8 @@ impl<K: Ord + Clone> Queue<K> {
     pub fn push(&mut self, key: K, rank: u8, now: Instant) {
         if let Some(item) = self.items.get_mut(&key) {
             match item.state {
-                State::Due | State::Again => {}
-                State::Running => item.state = State::Again,
+                State::Due => {}
+                State::Running | State::Again(_) => item.state = State::Again(now),
                 State::Later(at) => {
                     self.later.remove(&(at, item.number, key.clone()));
                     item.state = State::Due;
@@ -56,6 +56,29 @@ impl<K: Ord + Clone> Queue<K> {
         self.next += 1;
         self.due.insert((rank, number, key.clone()));
         self.items.insert(key, Item { rank, number, since: now, failures: 0, state: State::Due });
+    }
+
+    /// There is something to be written, but not before `at`, for it may change again until then. Whoever has another time
+    /// already keeps it.
+    pub fn push_at(&mut self, key: K, rank: u8, now: Instant, at: Instant) {
+        if at <= now {
+            return self.push(key, rank, now);
+        }
+        if let Some(item) = self.items.get_mut(&key) {
+            if item.state == State::Running {
+                item.state = State::Again(at);
+            }
+            return;
+        }
+        let number = self.next;
+        self.next += 1;
+        self.later.insert((at, number, key.clone()));
+        self.items.insert(key, Item { rank, number, since: now, failures: 0, state: State::Later(at) });
+    }
+
+    /// Whether it is being written.
+    pub fn is_running(&self, key: &K) -> bool {
+        self.items.get(key).is_some_and(|item| matches!(item.state, State::Running | State::Again(_)))
     }
 
     /// The next to be written; it runs until [`done`](Self::done) or [`failed`](Self::failed).
@@ -81,9 +104,9 @@ impl<K: Ord + Clone> Queue<K> {
     pub fn done(&mut self, key: &K, now: Instant) {
         self.running -= 1;
         if let Some(item) = self.items.remove(key)
-            && item.state == State::Again
+            && let State::Again(at) = item.state
         {
-            self.push(key.clone(), item.rank, now);
+            self.push_at(key.clone(), item.rank, now, at);
         }
     }
 
@@ -100,7 +123,7 @@ impl<K: Ord + Clone> Queue<K> {
     /// As [`failed`](Self::failed), but because of what was said: if that has changed meanwhile, it is tried at once.
     pub fn refused(&mut self, key: &K, now: Instant, pause: impl Fn(u32) -> Duration) {
         match self.items.get(key) {
-            Some(item) if item.state == State::Again => self.done(key, now),
+            Some(item) if matches!(item.state, State::Again(_)) => self.done(key, now),
             _ => self.failed(key, now, pause),
         }
     }
@@ -179,6 +202,28 @@ mod tests {
             "the second pause is longer"
         );
         assert_eq!(queue.oldest(), Some(now));
+    }
+
+    #[test]
+    fn what_may_change_again_waits_and_anything_more_urgent_does_not() {
+        let (mut queue, now) = (Queue::default(), Instant::now());
+        queue.push_at("a", 0, now, now);
+        assert_eq!(queue.pop(now), Some("a"), "its time has come");
+        queue.push_at("a", 0, now, now + SECOND);
+        queue.push_at("a", 0, now, now + 2 * SECOND);
+        queue.done(&"a", now);
+        assert_eq!((queue.pop(now), queue.due(), queue.len()), (None, Some(now + SECOND), 1));
+        queue.push_at("a", 0, now, now + 3 * SECOND);
+        assert_eq!(queue.pop(now + SECOND), Some("a"), "a later wish does not put it off");
+        queue.push_at("a", 0, now, now + 2 * SECOND);
+        queue.push("a", 0, now);
+        queue.done(&"a", now);
+        assert_eq!(queue.pop(now), Some("a"), "while it ran");
+        queue.done(&"a", now);
+        queue.push_at("a", 0, now, now + SECOND);
+        queue.push("a", 0, now);
+        assert_eq!((queue.pop(now), queue.due()), (Some("a"), None), "while it waited");
+        assert!(queue.is_running(&"a") && !queue.is_running(&"b"));
     }
 
     #[test]

@@ -47,6 +47,11 @@ impl Live {
         let owned = owned.map(|entry| entry["fieldsV1"]["f:status"].take()).unwrap_or_default();
         Self { version, uid, status: object["status"].take(), owned }
     }
+
+    /// An object of which nothing was said yet.
+    pub fn without_status(version: String, uid: String) -> Self {
+        Self { version, uid, ..Self::default() }
+    }
 }
 
 /// The status to be applied; `None`: the object says so already. Without `wanted` everything of Weir goes. `now` is RFC

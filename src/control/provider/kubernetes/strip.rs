@@ -45,6 +45,11 @@ pub trait Watched {
     /// What is left of an object.
     fn strip(self) -> Seen;
 
+    /// Whether it is known that nobody has said anything in its status.
+    fn is_without_status(&self) -> bool {
+        false
+    }
+
     /// The object's name.
     fn reference(metadata: &ObjectMeta) -> ObjectRef {
         let text = |text: &Option<String>| text.clone().unwrap_or_default();
@@ -240,6 +245,10 @@ macro_rules! guarded {
     ($($kind:ident { $($status:ident $(= $kept:expr)?)? })*) => {
         $(impl Watched for DeserializeGuard<$kind> {
             const KIND: &'static str = stringify!($kind);
+
+            $(fn is_without_status(&self) -> bool {
+                self.0.as_ref().is_ok_and(|object| object.$status.is_none())
+            })?
 
             fn strip(self) -> Seen {
                 match self.0 {

@@ -2,14 +2,23 @@
 
 use std::time::{Duration, Instant};
 
+use gateway_api::apis::experimental::httproutes::HttpRoute as HTTPRoute;
+use gateway_api::apis::standard::gatewayclasses::GatewayClass;
+use gateway_api::apis::standard::gateways::Gateway;
+use gateway_api::apis::standard::grpcroutes::GrpcRoute as GRPCRoute;
+use gateway_api::apis::standard::listenersets::ListenerSet;
+use gateway_api::apis::standard::tlsroutes::TlsRoute as TLSRoute;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::networking::v1::Ingress;
 use kube::core::DeserializeGuard;
 use serde_json::{Value, json};
 
 use super::strip::Watched;
 use super::view::{Failure, News, Seen, View, pause};
 use crate::control::provider::feed::Batch;
+use crate::control::provider::manifest::same;
+use crate::control::translate::stream_objects::{TCPRoute, UDPRoute};
 use crate::control::translate::{Change, Object};
 use crate::model::ObjectRef;
 
@@ -121,6 +130,63 @@ fn statuses_and_versions_are_no_change() {
     let mut view = complete(now);
     view.take(0, service("web", 80, "9"), now);
     assert!(view.due().is_none());
+}
+
+/// An object as it is made, and as it is when Weir and others have written into its status.
+fn before_and_after<T: Watched + serde::de::DeserializeOwned>(spec: &Value, status: &Value) {
+    let object = |version: &str| {
+        json!({
+            "metadata": {"name": "it", "namespace": "shop", "uid": "u", "generation": 1, "resourceVersion": version},
+            "spec": spec,
+        })
+    };
+    let mut written = object("2");
+    written["metadata"]["managedFields"] = json!([{"manager": "weir", "operation": "Apply", "subresource": "status"}]);
+    written["status"] = status.clone();
+    let (Seen::Used(one), Seen::Used(two)) = (read::<T>(object("1")), read::<T>(written)) else {
+        panic!("{} cannot be read", T::KIND)
+    };
+    assert!(same(&one, &two), "{one:?}\n{two:?}");
+}
+
+#[test]
+fn what_is_written_into_statuses_is_no_change_but_for_a_gateways_addresses() {
+    let conditions = json!([{
+        "type": "Accepted", "status": "True", "reason": "Accepted", "message": "", "observedGeneration": 1,
+        "lastTransitionTime": "2026-01-01T00:00:00Z",
+    }]);
+    let parent = json!({"parentRef": {"name": "edge"}, "controllerName": "weir.dev/gateway-controller", "conditions": conditions});
+    let of_route = json!({"parents": [parent]});
+    let route = json!({"parentRefs": [{"name": "edge"}], "rules": [{"backendRefs": [{"name": "web", "port": 80}]}]});
+    let with_hosts = json!({"hostnames": ["a.test"], "rules": [{"backendRefs": [{"name": "web", "port": 80}]}]});
+    before_and_after::<DeserializeGuard<HTTPRoute>>(&route, &of_route);
+    before_and_after::<DeserializeGuard<GRPCRoute>>(&route, &of_route);
+    before_and_after::<DeserializeGuard<TLSRoute>>(&with_hosts, &of_route);
+    before_and_after::<DeserializeGuard<TCPRoute>>(&route, &of_route);
+    before_and_after::<DeserializeGuard<UDPRoute>>(&route, &of_route);
+    let listener = json!({"name": "http", "attachedRoutes": 3, "conditions": conditions});
+    let of_listeners = json!({"conditions": conditions, "listeners": [listener]});
+    let listeners = json!([{"name": "http", "port": 80, "protocol": "HTTP"}]);
+    before_and_after::<DeserializeGuard<Gateway>>(
+        &json!({"gatewayClassName": "weir", "listeners": listeners}),
+        &of_listeners,
+    );
+    before_and_after::<DeserializeGuard<ListenerSet>>(
+        &json!({"parentRef": {"name": "edge"}, "listeners": listeners}),
+        &of_listeners,
+    );
+    before_and_after::<DeserializeGuard<GatewayClass>>(
+        &json!({"controllerName": "weir.dev/gateway-controller"}),
+        &json!({"conditions": conditions}),
+    );
+    before_and_after::<Ingress>(&json!({}), &json!({"loadBalancer": {"ingress": [{"ip": "192.0.2.1"}]}}));
+    let bare = json!({"metadata": {"name": "it"}, "spec": route});
+    let mut said = bare.clone();
+    said["status"] = of_route;
+    for (object, is_without) in [(bare, true), (said, false)] {
+        let object: DeserializeGuard<HTTPRoute> = serde_json::from_value(object).expect("a route");
+        assert_eq!(object.is_without_status(), is_without);
+    }
 }
 
 #[test]

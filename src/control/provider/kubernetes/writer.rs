@@ -3,7 +3,7 @@
 //! What is to be said arrives whole, after it was published; what differs is put into a queue, each object once. Whoever
 //! begins to lead reads all objects page by page and writes what is not said already, so a restart writes nothing.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -23,7 +23,7 @@ use super::remote::{EVENT, Kind, Refusal, Remote, SERVICE, STATUS_KINDS};
 use super::service::{self, Standing};
 use super::status::{self, Live};
 use super::view::pause;
-use super::{Scope, lease};
+use super::{Scope, lease as election};
 use crate::drain::{DrainWatch, Phase};
 use crate::model::{GatewayAddress, ObjectName, ObjectRef, ObjectStatus, Status, Statuses, Verdict};
 
@@ -33,6 +33,10 @@ const RUNNING: usize = 8;
 const RESYNC: Duration = Duration::from_secs(600);
 /// Between two tries of what the API server will not have, or not allow.
 const REFUSED: Duration = Duration::from_secs(60);
+
+/// How often the numbers of a Gateway's or ListenerSet's routes are written at most. A thousand routes that are made at once
+/// are a thousand numbers, of which only the last is of use to anybody.
+const COUNTS: Duration = Duration::from_secs(1);
 
 /// A Service with colors, and what there is to say about it.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -74,6 +78,7 @@ impl Writer {
         let entered = runtime.enter();
         let (client, namespace) = client()?;
         drop(entered);
+        let lease = ObjectName::new(namespace, scope.lease.clone());
         let progress = Arc::new(Progress::default());
         let shown = progress.clone();
         let listed = Listed { namespaces: scope.namespaces.clone(), selector: scope.selector.clone() };
@@ -93,7 +98,7 @@ impl Writer {
                         stands = async { loaded.wait_for(Option::is_some).await.is_ok() } => stands,
                     };
                     if stands {
-                        lease::run(elector, namespace, candidate, leads, ended).await;
+                        election::run(elector, lease, candidate, leads, ended).await;
                     }
                 });
                 Desk::new(Remote::new(client), identity, listed, fresh, shown).run(sources, leading, drain).await;
@@ -154,21 +159,37 @@ impl Job {
     }
 }
 
+/// A write that went well.
+struct Written {
+    /// Value of the metric label.
+    label: &'static str,
+    /// Of the object whose status it was.
+    uid: Option<String>,
+}
+
+impl From<&'static str> for Written {
+    fn from(label: &'static str) -> Self {
+        Self { label, uid: None }
+    }
+}
+
 struct Desk {
     remote: Remote,
     /// Of this process, for Events.
     identity: String,
     listed: Listed,
     fresh: Arc<Fresh>,
-    /// Objects that say what is to be said, as far as is known.
-    settled: HashSet<ObjectRef>,
+    /// Objects that say what is to be said, as far as is known, with the `uid` of each.
+    settled: HashMap<ObjectRef, String>,
+    /// When a Gateway or ListenerSet was last written to.
+    counted: HashMap<ObjectRef, Instant>,
     progress: Arc<Progress>,
     queue: Queue<Job>,
     /// What is to be said, as far as the queue knows.
     known: Statuses,
     /// What objects said when they were listed; used once.
     lives: BTreeMap<ObjectRef, Live>,
-    running: JoinSet<(Job, Result<&'static str, Refusal>)>,
+    running: JoinSet<(Job, Result<Written, Refusal>)>,
     /// Services with colors, as the queue knows them.
     standings: BTreeMap<ObjectName, Standing>,
     announcer: Announcer,
@@ -185,7 +206,8 @@ impl Desk {
             identity,
             listed,
             fresh,
-            settled: HashSet::new(),
+            settled: HashMap::new(),
+            counted: HashMap::new(),
             progress,
             queue: Queue::default(),
             known: Statuses::default(),
@@ -232,6 +254,7 @@ impl Desk {
             self.lives.clear();
             self.standings.clear();
             self.settled.clear();
+            self.counted.clear();
             self.known = Statuses::default();
             self.show();
         }
@@ -311,11 +334,15 @@ impl Desk {
         for difference in before.differences(&statuses, Arc::ptr_eq) {
             if difference.new.is_none() {
                 self.settled.remove(difference.key);
+                self.counted.remove(difference.key);
             }
             // A page that was listed may be older than the last write.
             self.lives.remove(difference.key);
             gateways |= addresses(difference.old) != addresses(difference.new);
-            self.push(difference.key.clone());
+            match difference.old.zip(difference.new) {
+                Some((old, new)) if old.differs_in_counts_only(new) => self.push_counts(difference.key.clone()),
+                _ => self.push(difference.key.clone()),
+            }
         }
         // Whether an address is a Gateway's own depends on all the others.
         if gateways {
@@ -338,23 +365,38 @@ impl Desk {
         }
     }
 
+    /// How many are attached to it is another number.
+    fn push_counts(&mut self, object: ObjectRef) {
+        let Some(rank) = rank(&object) else { return };
+        let now = Instant::now();
+        let at = self.counted.get(&object).map_or(now, |last| *last + COUNTS);
+        self.queue.push_at(Job::Status(object), rank, now, at);
+    }
+
     fn push(&mut self, object: ObjectRef) {
-        let Some(rank) = STATUS_KINDS.iter().position(|kind| kind.name == object.kind) else { return };
+        let Some(rank) = rank(&object) else { return };
         let now = Instant::now();
         if object.kind == "Gateway" {
             self.queue.push(Job::Infrastructure(object.name.clone()), RANK_INFRASTRUCTURE, now);
         }
-        self.queue.push(Job::Status(object), rank as u8, now);
+        self.queue.push(Job::Status(object), rank, now);
     }
 
     /// Looks for what is told nowhere else.
     fn look(&mut self, sources: &Sources) {
-        for object in self.fresh.take() {
-            if self.settled.contains(&object) || self.known.contains_key(&object) {
-                // What was listed is another one.
-                self.lives.remove(&object);
-                self.push(object);
+        for (object, made) in self.fresh.take() {
+            match self.settled.get(&object) {
+                Some(uid) if *uid == made.uid => continue,
+                None if !self.known.contains_key(&object) => continue,
+                _ => {}
             }
+            // What was listed is another one.
+            self.lives.remove(&object);
+            let waits = !self.queue.is_running(&Job::Status(object.clone()));
+            if let Some(version) = made.untouched.filter(|_| waits && may_be_written_unread(object.kind)) {
+                self.lives.insert(object.clone(), Live::without_status(version, made.uid));
+            }
+            self.push(object);
         }
         self.announcer.verdicts((sources.verdicts)());
         let colors = (sources.colors)();
@@ -419,7 +461,7 @@ impl Desk {
                 self.lives.insert(object.clone(), live);
                 self.push(object.clone());
             } else if wanted.is_some() {
-                self.settled.insert(object.clone());
+                self.settled.insert(object.clone(), live.uid);
             }
             seen.insert(object);
         }
@@ -434,7 +476,13 @@ impl Desk {
             match job {
                 Job::Status(object) => {
                     let Some(kind) = STATUS_KINDS.iter().find(|kind| kind.name == object.kind) else { continue };
-                    let (wanted, live) = (self.known.get(&object).cloned(), self.lives.remove(&object));
+                    let (wanted, mut live) = (self.known.get(&object).cloned(), self.lives.remove(&object));
+                    if live.is_none() && may_be_written_unread(kind.name) {
+                        live = self.fresh.take_untouched(&object);
+                    }
+                    if matches!(kind.name, "Gateway" | "ListenerSet") && wanted.is_some() {
+                        self.counted.insert(object.clone(), Instant::now());
+                    }
                     self.running.spawn(async move {
                         let result = write(&remote, kind, &object.name, wanted.as_deref(), live).await;
                         (Job::Status(object), result)
@@ -444,14 +492,14 @@ impl Desk {
                     let wanted = self.infrastructure(&gateway);
                     self.running.spawn(async move {
                         let result = infrastructure::write(&remote, &gateway, wanted.as_ref()).await;
-                        (Job::Infrastructure(gateway), result)
+                        (Job::Infrastructure(gateway), result.map(Written::from))
                     });
                 }
                 Job::Standing(service) => {
                     let standing = self.standings.get(&service).cloned();
                     self.running.spawn(async move {
                         let result = service::write(&remote, &service, standing.as_ref()).await;
-                        (Job::Standing(service), result)
+                        (Job::Standing(service), result.map(Written::from))
                     });
                 }
             }
@@ -476,17 +524,17 @@ impl Desk {
         Wanted::of(&addresses, own, &infrastructure)
     }
 
-    fn ended(&mut self, job: &Job, result: Result<&'static str, Refusal>) {
+    fn ended(&mut self, job: &Job, result: Result<Written, Refusal>) {
         let label = match &result {
-            Ok(label) => label,
+            Ok(written) => written.label,
             Err(refusal) => refusal.label(),
         };
         self.progress.count(job.kind(), label);
         let now = Instant::now();
-        if let (Job::Status(object), Ok(_)) = (job, &result)
+        if let (Job::Status(object), Ok(Written { uid: Some(uid), .. })) = (job, &result)
             && self.known.contains_key(object)
         {
-            self.settled.insert(object.clone());
+            self.settled.insert(object.clone(), uid.clone());
         }
         match result {
             // It is gone, and so is what was to be said.
@@ -553,6 +601,16 @@ async fn tell(remote: &Remote, announcement: &Announcement, identity: &str) -> R
     }
 }
 
+/// The important first.
+fn rank(object: &ObjectRef) -> Option<u8> {
+    STATUS_KINDS.iter().position(|kind| kind.name == object.kind).map(|rank| rank as u8)
+}
+
+/// Whether a write may go by what a watch has seen: it is refused if the object is another one by then.
+fn may_be_written_unread(kind: &str) -> bool {
+    STATUS_KINDS.iter().any(|it| it.name == kind && status::is_shared(it))
+}
+
 /// Of a Gateway.
 fn addresses(status: Option<&Arc<ObjectStatus>>) -> Option<&[GatewayAddress]> {
     match &status?.status {
@@ -574,14 +632,16 @@ async fn write(
     name: &ObjectName,
     wanted: Option<&ObjectStatus>,
     live: Option<Live>,
-) -> Result<&'static str, Refusal> {
+) -> Result<Written, Refusal> {
     let ObjectName { namespace, name } = name;
     let path = kind.path(namespace, name);
     let live = match live {
         Some(live) => live,
         None => Live::read(remote.read(&path).await?),
     };
-    let Some(status) = status::plan(kind, &live, wanted, &now()) else { return Ok("unchanged") };
+    let Some(status) = status::plan(kind, &live, wanted, &now()) else {
+        return Ok(Written { label: "unchanged", uid: Some(live.uid) });
+    };
     let mut metadata = json!({"name": name});
     if kind.namespaced {
         metadata["namespace"] = json!(namespace);
@@ -593,11 +653,12 @@ async fn write(
     }
     let body = json!({"apiVersion": kind.api_version(), "kind": kind.name, "metadata": metadata, "status": status});
     remote.apply(&format!("{path}/status"), &body).await?;
-    Ok("written")
+    Ok(Written { label: "written", uid: Some(live.uid) })
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::progress::Made;
     use super::*;
 
     fn gateway(name: &str) -> (ObjectRef, Arc<ObjectStatus>) {
@@ -616,13 +677,71 @@ mod tests {
         std::iter::from_fn(|| desk.queue.pop(Instant::now())).collect()
     }
 
-    #[tokio::test]
-    async fn what_stands_for_a_gateway_follows_the_others_and_a_missing_rule_is_not_asked_for_again() {
+    fn desk() -> Desk {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let config = kube::Config::new("http://127.0.0.1:1".parse().expect("an address"));
         let remote = Remote::new(Client::try_from(config).expect("a client"));
-        let mut desk =
-            Desk::new(remote, "a".to_owned(), Listed::default(), Arc::default(), Arc::new(Progress::default()));
+        Desk::new(remote, "a".to_owned(), Listed::default(), Arc::default(), Arc::new(Progress::default()))
+    }
+
+    #[tokio::test]
+    async fn numbers_of_routes_wait_for_more_and_everything_else_does_not() {
+        let mut desk = desk();
+        let with = |sets: u32, generation: i64| {
+            let (object, status) = gateway("one");
+            let mut status = ObjectStatus::clone(&status);
+            status.generation = generation;
+            if let Status::Gateway { attached_sets, .. } = &mut status.status {
+                *attached_sets = sets;
+            }
+            (object, Arc::new(status))
+        };
+        let done = |desk: &mut Desk, jobs: &[Job]| {
+            jobs.iter().for_each(|job| desk.ended(job, Ok("written".into())));
+        };
+        let (object, _) = gateway("one");
+        let both = [Job::Status(object.clone()), Job::Infrastructure(object.name.clone())];
+        desk.take([with(0, 1)].into_iter().collect());
+        assert_eq!(jobs(&mut desk), both);
+        done(&mut desk, &both);
+        desk.take([with(1, 1)].into_iter().collect());
+        assert_eq!(jobs(&mut desk), both[..1], "nothing was written lately");
+        done(&mut desk, &both[..1]);
+        desk.counted.insert(object, Instant::now());
+        desk.take([with(2, 1)].into_iter().collect());
+        assert!(jobs(&mut desk).is_empty() && desk.queue.due().is_some(), "there may be more to come");
+        desk.take([with(2, 2)].into_iter().collect());
+        assert_eq!(jobs(&mut desk), both, "it is another generation");
+    }
+
+    #[tokio::test]
+    async fn an_object_made_anew_is_written_to_again_and_one_that_was_written_to_is_not() {
+        let mut desk = desk();
+        let sources = Sources {
+            statuses: watch::channel(None).1,
+            verdicts: Box::new(Arc::default),
+            colors: Box::new(BTreeMap::new),
+        };
+        let object = ObjectRef::new("HTTPRoute", ObjectName::new("shop", "r"));
+        let status = ObjectStatus { generation: 1, status: Status::Route { parents: Vec::new() } };
+        let made = |uid: &str| Made { uid: uid.to_owned(), untouched: Some("7".to_owned()) };
+        desk.take([(object.clone(), Arc::new(status))].into_iter().collect());
+        let job = Job::Status(object.clone());
+        assert_eq!(jobs(&mut desk), [job.clone()]);
+        desk.ended(&job, Ok(Written { label: "written", uid: Some("one".to_owned()) }));
+        desk.fresh.add(object.clone(), made("one"));
+        desk.look(&sources);
+        assert!(jobs(&mut desk).is_empty());
+        desk.fresh.add(object.clone(), made("two"));
+        desk.look(&sources);
+        assert_eq!(jobs(&mut desk), [job]);
+        let live = Live::without_status("7".to_owned(), "two".to_owned());
+        assert_eq!(desk.lives.get(&object), Some(&live), "there is nothing to be read before");
+    }
+
+    #[tokio::test]
+    async fn what_stands_for_a_gateway_follows_the_others_and_a_missing_rule_is_not_asked_for_again() {
+        let mut desk = desk();
         let (one, two) = (gateway("one"), gateway("two"));
         let of = |object: &ObjectRef| Job::Infrastructure(object.name.clone());
         desk.take([one.clone()].into_iter().collect());

@@ -167,14 +167,13 @@ pub fn run(settings: Settings, origins: &Origins, source: Source, announce: impl
     let board = driver.handle().board().clone();
     let cutovers = driver.handle().clone();
     let writer = open_writer(&provider, &settings, &report, &board, &drain)?;
-    let options = TranslateOptions {
-        local_endpoints: provider.is_local(),
-        ..translate_options(&settings, provider.experimental())
-    };
+    let local_endpoints = provider.is_local();
+    let options = TranslateOptions { local_endpoints, ..translate_options(&settings, provider.experimental()) };
     let cycle = Cycle::new(Translator::new(options), live, published.clone(), report.clone());
-    let checked = backends.clone();
+    let sockets = Arc::new(Sockets::new(workers));
+    let (checked, news) = (backends.clone(), sockets.news());
     spawn("weir-control", move || {
-        let control = Control::new(cycle, cutovers);
+        let control = Control::new(cycle, cutovers, local_endpoints).hearing(news);
         async move {
             tokio::spawn(driver.run(moment));
             tokio::spawn(Checker::new(checked, clock::now, fastrand::u64(..)).run());
@@ -235,7 +234,6 @@ pub fn run(settings: Settings, origins: &Origins, source: Source, announce: impl
                 }
             }
         }
-        let sockets = Arc::new(Sockets::default());
         let hired = hire(
             &settings,
             &Hiring {
@@ -512,6 +510,7 @@ fn translate_options(settings: &Settings, experimental: bool) -> TranslateOption
 fn options(settings: &Settings) -> Options {
     let limits = &settings.limits;
     let timeouts = &settings.timeouts;
+    let descriptors = Descriptors::of(raise_descriptors());
     Options {
         limits: Limits {
             head: HeadLimits {
@@ -523,9 +522,11 @@ fn options(settings: &Settings) -> Options {
             trailers: limits.trailer,
             extensions: limits.chunk_extensions,
             body: limits.body,
-            connections: connections(limits.connections as u64),
+            connections: descriptors.connections(limits.connections as u64),
+            descriptors: descriptors.room,
             connections_per_address: u32::try_from(limits.connections_per_address).unwrap_or(u32::MAX),
             udp_sessions: limits.udp_sessions,
+            all_udp_sessions: descriptors.sessions,
             streams: limits.h2_streams,
             stream_window: limits.h2_stream_window,
             connection_window: limits.h2_connection_window,
@@ -556,18 +557,36 @@ fn options(settings: &Settings) -> Options {
     }
 }
 
-/// Raises the soft limit of descriptors to the hard one, and leaves room for upstream connections and a reserve.
-fn connections(wanted: u64) -> u64 {
+/// Raises the soft limit of descriptors to the hard one; gives what it is then.
+fn raise_descriptors() -> u64 {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
     let current = if setrlimit(Resource::Nofile, raised).is_ok() { limit.maximum } else { limit.current };
-    // Each connection may need another one to an endpoint.
-    let room = current.unwrap_or(u64::MAX).saturating_sub(RESERVED_DESCRIPTORS) / 2;
-    match wanted {
-        0 => room,
-        wanted if wanted <= room => wanted,
-        _ => room,
+    current.unwrap_or(u64::MAX)
+}
+
+/// What descriptors are for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Descriptors {
+    /// Those of connections and sessions.
+    room: u64,
+    /// Sessions of datagrams, each with one. Anyone can write a sender's address: most stay for connections.
+    sessions: u64,
+}
+
+impl Descriptors {
+    fn of(limit: u64) -> Self {
+        let room = limit.saturating_sub(RESERVED_DESCRIPTORS);
+        Self { room, sessions: (room / 4).max(1) }
+    }
+
+    /// Connections of a listener. Each may need another one to an endpoint.
+    fn connections(self, wanted: u64) -> u64 {
+        match wanted {
+            0 => self.room / 2,
+            wanted => wanted.min(self.room / 2),
+        }
     }
 }
 

@@ -96,7 +96,9 @@ pub struct Provider {
     pub kubeconfig: Option<PathBuf>,
     /// Namespaces that are watched. Default: none is named, and all are watched.
     pub namespaces: Vec<String>,
-    /// Label selector of Ingresses, Gateways and HTTPRoutes. Default: none; what they refer to needs no labels.
+    /// Label selector of what asks to be served: Ingresses, Gateways, ListenerSets and routes of every kind. Default: none;
+    /// classes, and what is referred to or speaks of something else (Services, Secrets, BackendTLSPolicies, …), need no
+    /// labels.
     pub selector: Option<String>,
     /// Whether one of several Weirs writes statuses and Events to the API server. Default yes: owners look there.
     pub write_status: bool,

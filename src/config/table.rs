@@ -82,7 +82,7 @@ table! {
     "provider.kubernetes" Some("--kubernetes"), provider.kubernetes = boolean(), "watch an API server; in a pod without a folder it is done unless this says false";
     "provider.kubeconfig" Some("--kubeconfig"), provider.kubeconfig = optional_path(), "how the API server is reached; default: KUBECONFIG, in a pod its service account, else ~/.kube/config";
     "provider.namespaces" Some("--namespace"), provider.namespaces = names(), "namespaces that are watched; default: all";
-    "provider.selector" NO_FLAG, provider.selector = selector(), "label selector of the Ingresses, Gateways and HTTPRoutes that are looked at; default: all";
+    "provider.selector" NO_FLAG, provider.selector = selector(), "label selector of the Ingresses, Gateways, ListenerSets and routes of every kind that are looked at; default: all";
     "provider.write_status" NO_FLAG, provider.write_status = boolean(), "whether one of several Weirs writes statuses, Events and annotations to the API server";
     "gateways.addresses" NO_FLAG, gateways.addresses = ranges(), "addresses of which every Gateway gets one of its own, and no other; in this order, each range from its lowest; default: Gateways share the listeners";
     "status.addresses" NO_FLAG, status.addresses = places(), "where clients find the listeners, for statuses; default: see status.service";
@@ -97,7 +97,7 @@ table! {
     "limits.body" NO_FLAG, limits.body = size(0, u64::MAX), "size of a request body, beyond it 413; 0 is no limit";
     "limits.connections" NO_FLAG, limits.connections = count(1, 10_000_000), "open connections of one listener";
     "limits.connections_per_address" NO_FLAG, limits.connections_per_address = count(0, 10_000_000), "open connections of one client address; 0 is no limit";
-    "limits.udp_sessions" NO_FLAG, limits.udp_sessions = count(1, 10_000_000), "sessions of datagrams open at a time at one listener";
+    "limits.udp_sessions" NO_FLAG, limits.udp_sessions = count(1, 10_000_000), "sessions of datagrams open at a time at one listener; all listeners together have at most a quarter of the file descriptors";
     "limits.h2_streams" NO_FLAG, limits.h2_streams = count(1, 10_000), "streams open at a time on an HTTP/2 connection";
     "limits.h2_stream_window" NO_FLAG, limits.h2_stream_window = size(16384, 16 * MIB), "flow-control window of an HTTP/2 stream";
     "limits.h2_connection_window" NO_FLAG, limits.h2_connection_window = size(65536, 64 * MIB), "flow-control window of an HTTP/2 connection";

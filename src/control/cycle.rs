@@ -11,7 +11,7 @@ use std::time::SystemTime;
 
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 
-use crate::model::{BackendKey, ColorEndpoints, ColorSwitch, Model, ObjectName, Statuses};
+use crate::model::{BackendKey, ColorEndpoints, ColorSwitch, Model, ObjectName, SocketNews, Statuses, Unopened};
 use crate::proxy::snapshot::{Live, NameKey, Published, Snapshot, compile};
 
 use super::Services;
@@ -22,6 +22,9 @@ use super::translate::{Change, Object, Objects, Translation, Translator};
 /// Label of an EndpointSlice that names its Service.
 const SERVICE_LABEL: &str = "kubernetes.io/service-name";
 
+/// For how many ticks statuses wait for sockets: a worker that has no time to open one must not keep owners in the dark.
+const PATIENCE: u8 = 10;
+
 /// From objects to a model, as the loop needs it.
 pub trait Translate {
     /// The model of all objects, and what their owners are told.
@@ -29,6 +32,10 @@ pub trait Translate {
 
     /// The endpoints of every backend of these Services.
     fn endpoints(&mut self, objects: &Objects, services: &Services) -> Vec<(BackendKey, Vec<ColorEndpoints>)>;
+
+    /// Takes which sockets could not be opened. Says whether that makes a difference to what owners are told; the model is
+    /// the same.
+    fn hear(&mut self, unopened: &Unopened) -> bool;
 }
 
 impl Translate for Translator {
@@ -38,6 +45,10 @@ impl Translate for Translator {
 
     fn endpoints(&mut self, objects: &Objects, services: &Services) -> Vec<(BackendKey, Vec<ColorEndpoints>)> {
         Translator::endpoints(self, objects, services)
+    }
+
+    fn hear(&mut self, unopened: &Unopened) -> bool {
+        Translator::hear(self, unopened)
     }
 }
 
@@ -62,8 +73,12 @@ pub struct Cycle<T> {
     switches: BTreeMap<ObjectName, Arc<ColorSwitch>>,
     published: Arc<Published>,
     report: Arc<Report>,
-    /// Of what was compiled last; told when that is published.
+    /// Of what was compiled last; told when that is published and its sockets are open.
     statuses: Statuses,
+    /// The generation of which all sockets are open, or known not to be.
+    opened: u64,
+    /// For how many ticks statuses have waited for sockets.
+    waited: Option<u8>,
     complete: bool,
     /// Compiled, not published.
     next: Option<Snapshot>,
@@ -83,6 +98,8 @@ impl<T: Translate> Cycle<T> {
             published,
             report,
             statuses: Statuses::default(),
+            opened: u64::MAX,
+            waited: None,
             complete: false,
             next: None,
             retired: Vec::new(),
@@ -151,7 +168,7 @@ impl<T: Translate> Cycle<T> {
         let same_switches = self.switches == switches;
         self.switches = switches;
         if snapshot.generation == before.generation && same_switches {
-            self.report.tell_statuses(&self.statuses);
+            self.tell_statuses();
             return if self.live.revision() == revision { Step::Unchanged } else { Step::Endpoints };
         }
         self.next = Some(snapshot);
@@ -167,8 +184,31 @@ impl<T: Translate> Cycle<T> {
             self.report.published(generation, wall);
             tracing::debug!(generation, "published");
         }
-        // Nothing is said to be served before it is.
-        self.report.tell_statuses(&self.statuses);
+        self.tell_statuses();
+    }
+
+    /// Takes what has become of sockets. From then on statuses wait for the sockets of what is published.
+    pub fn hear(&mut self, news: &SocketNews) {
+        self.opened = news.generation;
+        if self.translator.hear(&news.unopened) && self.complete {
+            let Translation { model: _, verdicts, statuses } = self.translator.translate(&self.objects);
+            self.report.judge(verdicts);
+            self.statuses = statuses;
+        }
+        // What is compiled and not published is told by its publication.
+        if self.next.is_none() && self.published.load().generation > 0 {
+            self.tell_statuses();
+        }
+    }
+
+    /// Nothing is said to be served before it is.
+    fn tell_statuses(&mut self) {
+        if self.opened >= self.published.load().generation {
+            self.waited = None;
+            self.report.tell_statuses(&self.statuses);
+        } else {
+            self.waited.get_or_insert(0);
+        }
     }
 
     /// A name was resolved. Says whether endpoints changed.
@@ -180,6 +220,12 @@ impl<T: Translate> Cycle<T> {
     pub fn tick(&mut self, now: u64) {
         self.live.tick(now);
         self.retired.retain(|snapshot| Arc::strong_count(snapshot) > 1);
+        let Some(waited) = &mut self.waited else { return };
+        *waited += 1;
+        if *waited >= PATIENCE && self.next.is_none() {
+            self.waited = None;
+            self.report.tell_statuses(&self.statuses);
+        }
     }
 
     /// The Services whose endpoints change, if nothing else does.
@@ -253,6 +299,10 @@ mod tests {
         fn endpoints(&mut self, _: &Objects, services: &Services) -> Vec<(BackendKey, Vec<ColorEndpoints>)> {
             self.asked.push(services.clone());
             Vec::new()
+        }
+
+        fn hear(&mut self, _: &Unopened) -> bool {
+            false
         }
     }
 
@@ -330,6 +380,45 @@ mod tests {
         assert_eq!(cycle.translator.translated, 1);
         cycle.take(batch(vec![slice("s", "old"), ingress("a")], true), 0);
         assert_eq!(cycle.translator.translated, 2);
+    }
+
+    fn told(cycle: &Cycle<Fake>) -> bool {
+        cycle.report.statuses().borrow().is_some()
+    }
+
+    fn opened(generation: u64) -> SocketNews {
+        SocketNews { generation, ..SocketNews::default() }
+    }
+
+    #[test]
+    fn statuses_wait_for_the_sockets_of_what_is_published_but_not_for_long() {
+        let mut cycle = cycle();
+        cycle.hear(&opened(0));
+        cycle.take(batch(vec![ingress("a")], true), 0);
+        cycle.publish(SystemTime::UNIX_EPOCH);
+        assert!(!told(&cycle), "the sockets of the first generation are still to be opened");
+        cycle.hear(&opened(1));
+        assert!(told(&cycle));
+
+        let mut slow = self::cycle();
+        slow.hear(&opened(0));
+        slow.take(batch(vec![ingress("a")], true), 0);
+        slow.publish(SystemTime::UNIX_EPOCH);
+        for _ in 1..PATIENCE {
+            slow.tick(0);
+        }
+        assert!(!told(&slow));
+        slow.tick(0);
+        assert!(told(&slow));
+    }
+
+    #[test]
+    fn statuses_wait_for_nobody_where_nobody_tells_of_sockets() {
+        let mut cycle = cycle();
+        cycle.take(batch(vec![ingress("a")], true), 0);
+        assert!(!told(&cycle), "nothing is said to be served before it is");
+        cycle.publish(SystemTime::UNIX_EPOCH);
+        assert!(told(&cycle));
     }
 
     #[test]

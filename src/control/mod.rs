@@ -20,10 +20,10 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::MissedTickBehavior;
 
-use crate::model::{ColorSwitch, ObjectName};
+use crate::model::{ColorSwitch, ObjectName, SocketNews};
 use crate::proxy::snapshot::{Live, NameKey};
 use provider::feed;
 
@@ -74,15 +74,25 @@ pub struct Control<T, C> {
     cycle: Cycle<T>,
     cutovers: C,
     names: Names,
+    /// What becomes of sockets; without it they are taken to be open.
+    sockets: Option<watch::Receiver<SocketNews>>,
     answers: (mpsc::UnboundedSender<Answer>, mpsc::UnboundedReceiver<Answer>),
 }
 
 type Answer = (NameKey, Result<Vec<IpAddr>, String>);
 
 impl<T: Translate, C: Cutovers> Control<T, C> {
-    /// A loop that has not taken anything yet.
-    pub fn new(cycle: Cycle<T>, cutovers: C) -> Self {
-        Self { cycle, cutovers, names: Names::default(), answers: mpsc::unbounded_channel() }
+    /// A loop that has not taken anything yet. `local_endpoints` is that of the translator's options, for names.
+    pub fn new(cycle: Cycle<T>, cutovers: C, local_endpoints: bool) -> Self {
+        let names = Names::new(local_endpoints);
+        Self { cycle, cutovers, names, sockets: None, answers: mpsc::unbounded_channel() }
+    }
+
+    /// The same, with statuses that say which sockets could not be opened.
+    pub fn hearing(mut self, sockets: watch::Receiver<SocketNews>) -> Self {
+        self.cycle.hear(&SocketNews::default());
+        self.sockets = Some(sockets);
+        self
     }
 
     /// Runs for ever, also when the provider has ended: what was published stays served. `clock` is the process clock in
@@ -99,6 +109,11 @@ impl<T: Translate, C: Cutovers> Control<T, C> {
                         tracing::warn!("the provider has ended; what is published stays");
                         provider_lives = false;
                     }
+                },
+                news = heard(&mut self.sockets) => match news {
+                    Some(news) => self.cycle.hear(&news),
+                    // The workers are gone, and nothing will change any more.
+                    None => self.sockets = None,
                 },
                 Some(answer) = self.answers.1.recv() => self.answered(answer, clock()),
                 _ = ticks.tick() => {
@@ -163,6 +178,13 @@ impl<T: Translate, C: Cutovers> Control<T, C> {
             self.cutovers.poke();
         }
     }
+}
+
+/// What becomes of sockets, when there is something new. `None`: there will be nothing new.
+async fn heard(sockets: &mut Option<watch::Receiver<SocketNews>>) -> Option<SocketNews> {
+    let Some(sockets) = sockets else { return std::future::pending().await };
+    sockets.changed().await.ok()?;
+    Some(sockets.borrow_and_update().clone())
 }
 
 /// Services of which a batch changes endpoints.

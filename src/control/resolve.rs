@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
+use super::translate::is_local;
 use crate::proxy::snapshot::NameKey;
 
 /// Between two answers and the next question, give or take a fifth.
@@ -17,9 +18,11 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const MOST: usize = 1_024;
 
 /// The names that are wanted and when each is asked for next. Times are nanoseconds of the process clock.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Names {
     names: BTreeMap<NameKey, Asking>,
+    /// Whether a name may lead to addresses that [`is_local`]; the same as for what is written as an address.
+    local: bool,
 }
 
 #[derive(Debug)]
@@ -30,14 +33,22 @@ struct Asking {
     answered: bool,
     /// The last answer was bad; logged once.
     failing: bool,
+    /// Addresses of the last answer that are not used, sorted; logged when they change.
+    refused: Vec<IpAddr>,
 }
 
 impl Names {
+    /// No names. `local` says whether they may lead to addresses that [`is_local`].
+    pub fn new(local: bool) -> Self {
+        Self { names: BTreeMap::new(), local }
+    }
+
     /// Replaces the names that are wanted. New ones are due at once.
     pub fn want(&mut self, names: BTreeSet<NameKey>, now: u64) {
         self.names.retain(|name, _| names.contains(name));
         for name in names {
-            self.names.entry(name).or_insert(Asking { due: Some(now), answered: false, failing: false });
+            let new = Asking { due: Some(now), answered: false, failing: false, refused: Vec::new() };
+            self.names.entry(name).or_insert(new);
         }
     }
 
@@ -69,6 +80,7 @@ impl Names {
         let asking = self.names.get_mut(name)?;
         asking.due = Some(now + (INTERVAL as f64 * (0.8 + 0.4 * jitter)) as u64);
         asking.answered = true;
+        let answer = answer.map(|addresses| if self.local { addresses } else { asking.without_local(name, addresses) });
         let problem = match answer {
             Ok(mut addresses) if !addresses.is_empty() => {
                 if std::mem::take(&mut asking.failing) {
@@ -80,6 +92,7 @@ impl Names {
                 addresses.truncate(MOST);
                 return Some(addresses);
             }
+            Ok(_) if !asking.refused.is_empty() => "no address of the answer may be used".to_owned(),
             Ok(_) => "the answer is empty".to_owned(),
             Err(problem) => problem,
         };
@@ -87,6 +100,27 @@ impl Names {
             tracing::warn!(name = %name.0, %problem, "the name is not resolved; the last good addresses stay");
         }
         None
+    }
+}
+
+impl Asking {
+    /// Whoever answers for a name must not reach what is meant for this machine alone.
+    fn without_local(&mut self, name: &NameKey, addresses: Vec<IpAddr>) -> Vec<IpAddr> {
+        let (mut refused, used): (Vec<IpAddr>, Vec<IpAddr>) = addresses.into_iter().partition(|it| is_local(*it));
+        refused.sort();
+        refused.dedup();
+        if refused != self.refused {
+            if !refused.is_empty() {
+                tracing::warn!(
+                    name = %name.0,
+                    addresses = ?refused,
+                    "LocalEndpoint: the name leads to addresses of the machine itself or of its link, which are not used; \
+                     name a host elsewhere in spec.externalName"
+                );
+            }
+            self.refused = refused;
+        }
+        used
     }
 }
 
@@ -112,7 +146,7 @@ mod tests {
 
     #[test]
     fn names_are_asked_for_at_once_and_again_after_their_answer() {
-        let mut names = Names::default();
+        let mut names = Names::new(true);
         names.want([name("a"), name("b")].into(), 0);
         assert_eq!(names.due(0), [name("a"), name("b")]);
         assert!(names.due(60 * SECOND).is_empty(), "the questions are out");
@@ -127,7 +161,7 @@ mod tests {
 
     #[test]
     fn bad_answers_change_nothing_and_do_not_spin() {
-        let mut names = Names::default();
+        let mut names = Names::new(true);
         names.want([name("a")].into(), 0);
         let mut asked = 0;
         for now in (0..600).map(|second| second * SECOND) {
@@ -142,7 +176,7 @@ mod tests {
 
     #[test]
     fn long_answer_is_cut_to_the_same_part_each_time() {
-        let mut names = Names::default();
+        let mut names = Names::new(true);
         names.want([name("a")].into(), 0);
         let mut addresses: Vec<IpAddr> =
             (0..10_000u32).map(|bits| std::net::Ipv4Addr::from_bits(bits).into()).collect();
@@ -150,5 +184,22 @@ mod tests {
         addresses.reverse();
         assert_eq!(names.answered(&name("a"), Ok(addresses), 0, 0.5), first);
         assert_eq!(first.map(|addresses| addresses.len()), Some(MOST));
+    }
+
+    #[test]
+    fn addresses_of_the_machine_itself_are_not_believed_where_others_write_the_names() {
+        let addresses = |texts: &[&str]| -> Vec<IpAddr> { texts.iter().map(|text| text.parse().unwrap()).collect() };
+        let local = ["127.0.0.53", "::1", "0.0.0.0", "::ffff:127.0.0.1", "169.254.169.254", "fe80::1", "ff02::1"];
+        for (allowed, answer, used) in [
+            (false, &["203.0.113.1", "127.0.0.1", "169.254.169.254"][..], Some(&["203.0.113.1"][..])),
+            (false, &local, None),
+            (false, &["10.0.0.1", "fd00::1"], Some(&["10.0.0.1", "fd00::1"])),
+            (true, &["127.0.0.1", "203.0.113.1"], Some(&["127.0.0.1", "203.0.113.1"])),
+        ] {
+            let mut names = Names::new(allowed);
+            names.want([name("a")].into(), 0);
+            assert_eq!(names.answered(&name("a"), Ok(addresses(answer)), 0, 0.5), used.map(addresses), "{answer:?}");
+            assert_eq!((names.unanswered(), names.due(10 * SECOND).len()), (0, 1));
+        }
     }
 }

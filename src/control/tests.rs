@@ -74,6 +74,11 @@ impl World {
 
 /// Runs a loop for as long as `test` does.
 fn with_loop<F: Future<Output = ()>>(test: impl FnOnce(World) -> F) {
+    with_loop_that_believes(true, test);
+}
+
+/// As [`with_loop`]; names may lead to this machine itself or not.
+fn with_loop_that_believes<F: Future<Output = ()>>(local: bool, test: impl FnOnce(World) -> F) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let (provider, batches) = feed::channel();
     let world = World { provider, published: Arc::default(), report: Arc::default() };
@@ -82,7 +87,7 @@ fn with_loop<F: Future<Output = ()>>(test: impl FnOnce(World) -> F) {
     let origin = Instant::now();
     runtime.block_on(async {
         tokio::select! {
-            () = Control::new(cycle, ()).run(batches, || origin.elapsed().as_nanos() as u64) => {}
+            () = Control::new(cycle, (), local).run(batches, || origin.elapsed().as_nanos() as u64) => {}
             () = test(world) => {}
         }
     });
@@ -117,5 +122,15 @@ fn named_backend_has_its_addresses_in_the_first_snapshot() {
         world.published.subscribe().wait_for(|generation| *generation == 1).await.unwrap();
         let addresses = served(&world.published, "a.test").unwrap();
         assert!(addresses.iter().any(|address| address.starts_with("127.") || address.starts_with("[::1]")));
+    });
+}
+
+#[test]
+fn name_that_leads_to_this_machine_has_no_addresses_where_others_write_the_names() {
+    with_loop_that_believes(false, async |world| {
+        let named = json!({"type": "ExternalName", "externalName": "localhost", "ports": [{"port": 80}]});
+        world.send(vec![ingress("a.test"), service(named)]);
+        world.published.subscribe().wait_for(|generation| *generation == 1).await.unwrap();
+        assert_eq!(served(&world.published, "a.test"), Some(Vec::new()));
     });
 }

@@ -10,6 +10,7 @@ mod listener;
 mod name;
 mod route;
 mod shards;
+mod sockets;
 mod status;
 mod verdict;
 
@@ -28,6 +29,7 @@ pub use route::{
     RouteTimeouts, Rule, Target, ValueMatch, ValueTest, WeightedBackend,
 };
 pub use shards::{Difference, Shards};
+pub use sockets::{Obstacle, SocketNews, Unopened};
 pub use status::{
     Claim, GatewayAddress, Infrastructure, ListenerStatus, ObjectStatus, ParentRef, ParentStatus, RouteKind, Status,
     Statuses,

@@ -45,8 +45,12 @@ pub struct Limits {
     pub connections: u64,
     /// Connections per client address, per worker's share of a listener.
     pub connections_per_address: u32,
+    /// Descriptors for connections, two of which a connection may need, and for sessions of datagrams, which have one each.
+    pub descriptors: u64,
     /// Sessions of datagrams per listener over all workers; at least 1.
     pub udp_sessions: u32,
+    /// Sessions of datagrams of the whole process; at least 1.
+    pub all_udp_sessions: u64,
     /// Concurrent HTTP/2 streams per connection; at least 1.
     pub streams: u32,
     /// HTTP/2 receive window per stream, bytes.
@@ -81,7 +85,9 @@ impl Default for Limits {
             body: 0,
             connections: 100_000,
             connections_per_address: 0,
+            descriptors: 0,
             udp_sessions: 10_000,
+            all_udp_sessions: u64::MAX,
             streams: 100,
             stream_window: 64 * 1024,
             connection_window: 1024 * 1024,

@@ -3,20 +3,21 @@
 //! A request is accepted, sent and answered on one worker. The thread ends when the process drains and its last
 //! connection has ended, or when time is up.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use tokio::runtime::LocalOptions;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
 use super::listener::{BindError, Datagrams, Listener, Shared, Spec, bind, bind_datagrams};
 use super::request::{Context, Warmed};
 use crate::drain::{DrainWatch, Phase};
-use crate::model::{Bind, Protocol};
+use crate::model::{Bind, Obstacle, Protocol, SocketNews};
 use crate::proxy::backend::Backend;
 use crate::telemetry::clock;
 
@@ -26,10 +27,23 @@ const PUBLISH: Duration = Duration::from_millis(100);
 /// Between two tries to open a socket that a Gateway asks for.
 const REOPEN: Duration = Duration::from_secs(1);
 
-/// Sockets of the whole process: what is open, and where. Shared by all workers; touched only when sockets change.
-#[derive(Debug, Default)]
+/// Sockets of the whole process: what is open, and where. Shared by all workers; touched only when something was published
+/// or a socket is tried again.
+#[derive(Debug)]
 pub struct Sockets {
-    open: Mutex<BTreeMap<Arc<str>, Open>>,
+    listeners: Mutex<Listeners>,
+    /// Sessions of datagrams at all listeners.
+    sessions: Arc<AtomicU64>,
+    /// What each worker has told.
+    told: Mutex<Vec<SocketNews>>,
+    news: watch::Sender<SocketNews>,
+}
+
+#[derive(Debug, Default)]
+struct Listeners {
+    open: BTreeMap<Arc<str>, Open>,
+    /// What is left of those that are closed: should one be opened again, it goes on counting with what is still running.
+    closed: BTreeMap<Arc<str>, (Spec, Weak<Shared>)>,
 }
 
 #[derive(Debug)]
@@ -40,40 +54,85 @@ struct Open {
 }
 
 impl Sockets {
+    /// None is open yet.
+    pub fn new(workers: usize) -> Self {
+        let told = Mutex::new(vec![SocketNews::default(); workers]);
+        Self { listeners: Mutex::default(), sessions: Arc::default(), told, news: watch::Sender::default() }
+    }
+
+    /// How far all workers have followed what was published.
+    pub fn news(&self) -> watch::Receiver<SocketNews> {
+        self.news.subscribe()
+    }
+
+    /// Takes how far one worker has followed. A socket that one of them lacks is not open.
+    fn tell(&self, worker: usize, own: SocketNews) {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        match told.get_mut(worker) {
+            Some(before) if *before != own => *before = own,
+            Some(_) | None => return,
+        }
+        let generation = told.iter().map(|news| news.generation).min().unwrap_or_default();
+        let unopened: BTreeMap<Bind, Obstacle> =
+            told.iter().rev().flat_map(|news| news.unopened.iter()).map(|(bind, why)| (*bind, why.clone())).collect();
+        let news = SocketNews { generation, unopened: Arc::new(unopened) };
+        self.news.send_if_modified(|before| std::mem::replace(before, news) != *before);
+    }
+
     /// Opens one worker's socket of a listener. The first worker's port 0 becomes everyone's port.
     fn open(&self, spec: &Spec) -> Result<(Socket, Arc<Shared>), BindError> {
-        let mut open = self.open.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let known = open.get(&spec.name).filter(|known| known.spec == *spec);
+        let mut listeners = self.lock();
         let mut wanted = spec.clone();
-        if let Some(known) = known {
+        if let Some(known) = listeners.open.get(&spec.name).filter(|known| known.spec == *spec) {
             wanted.address = known.address;
         }
         let socket = match wanted.protocol {
             Protocol::Udp => Socket::Datagrams(bind_datagrams(&wanted)?),
             Protocol::Http | Protocol::Https | Protocol::Tcp => Socket::Connections(bind(&wanted)?),
         };
-        if known.is_none() {
-            let failed = |source| BindError { name: spec.name.clone(), address: spec.address, source };
-            let address = socket.address().map_err(failed)?;
-            tracing::info!(listener = %spec.name, %address, protocol = ?spec.protocol, "listening");
-            open.insert(spec.name.clone(), Open { address, shared: Arc::default(), spec: spec.clone() });
-        }
-        Ok((socket, open.get(&spec.name).map(|known| known.shared.clone()).unwrap_or_default()))
+        let failed = |source| BindError { name: spec.name.clone(), address: spec.address, source };
+        let address = socket.address().map_err(failed)?;
+        Ok((socket, listeners.enter(spec, address, || Shared::new(&self.sessions))))
+    }
+
+    /// One worker's socket, which was to be closed, stays open after all.
+    fn keep(&self, spec: &Spec, address: SocketAddr, shared: &Arc<Shared>) {
+        self.lock().enter(spec, address, || shared.clone());
     }
 
     fn close(&self, name: &str, spec: &Spec) {
-        let mut open = self.open.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut listeners = self.lock();
         // Another worker may have opened the same name elsewhere by now.
-        if open.get(name).is_some_and(|known| known.spec == *spec) {
-            open.remove(name);
-            tracing::info!(listener = name, "no longer listening");
+        if listeners.open.get(name).is_some_and(|known| known.spec == *spec)
+            && let Some((name, Open { shared, spec, .. })) = listeners.open.remove_entry(name)
+        {
+            tracing::info!(listener = %name, "no longer listening");
+            listeners.closed.retain(|_, (_, shared)| shared.strong_count() > 0);
+            listeners.closed.insert(name, (spec, Arc::downgrade(&shared)));
         }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Listeners> {
+        self.listeners.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The sockets that are open, by name of the listener.
     pub fn addresses(&self) -> BTreeMap<Arc<str>, SocketAddr> {
-        let open = self.open.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        open.iter().map(|(name, known)| (name.clone(), known.address)).collect()
+        self.lock().open.iter().map(|(name, known)| (name.clone(), known.address)).collect()
+    }
+}
+
+impl Listeners {
+    /// This listener is open at this address. Gives what all its sockets share.
+    fn enter(&mut self, spec: &Spec, address: SocketAddr, make: impl FnOnce() -> Arc<Shared>) -> Arc<Shared> {
+        if let Some(known) = self.open.get(&spec.name).filter(|known| known.spec == *spec) {
+            return known.shared.clone();
+        }
+        tracing::info!(listener = %spec.name, %address, protocol = ?spec.protocol, "listening");
+        let before = self.closed.remove(&spec.name).filter(|(before, _)| before == spec);
+        let shared = before.and_then(|(_, shared)| shared.upgrade()).unwrap_or_else(make);
+        self.open.insert(spec.name.clone(), Open { address, shared: shared.clone(), spec: spec.clone() });
+        shared
     }
 }
 
@@ -128,8 +187,10 @@ async fn work(plan: Plan, context: Rc<Context>, bound: oneshot::Sender<Result<()
     let mut desk = Desk {
         context: context.clone(),
         sockets: plan.sockets.clone(),
+        index: plan.index,
         running: BTreeMap::new(),
-        failed: BTreeSet::new(),
+        leaving: BTreeMap::new(),
+        failed: BTreeMap::new(),
     };
     for spec in &plan.listeners {
         if let Err(error) = desk.open(spec) {
@@ -153,7 +214,7 @@ async fn work(plan: Plan, context: Rc<Context>, bound: oneshot::Sender<Result<()
     context.draining.set(true);
     context.timers.wake_all();
     let ended = async {
-        while context.counters.open_connections() > 0 {
+        while context.counters.open_connections() > 0 || !desk.has_left() {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
@@ -165,50 +226,82 @@ async fn work(plan: Plan, context: Rc<Context>, bound: oneshot::Sender<Result<()
     context.log.borrow_mut().flush();
 }
 
-/// A listener of this worker. Dropping `stop` ends it; a message there lets what runs come to its end, also where there are
-/// no connections.
+/// A listener of this worker.
 struct Running {
     spec: Spec,
-    stop: oneshot::Sender<()>,
+    end: End,
     task: JoinHandle<()>,
+}
+
+/// How a listener is told to end.
+enum End {
+    /// By a message, or by dropping this.
+    Connections(oneshot::Sender<()>),
+    /// It ends with its last session.
+    Datagrams(Rc<Datagrams>),
 }
 
 /// This worker's open sockets.
 struct Desk {
     context: Rc<Context>,
     sockets: Arc<Sockets>,
+    /// Of the worker.
+    index: usize,
     running: BTreeMap<Arc<str>, Running>,
+    /// Listeners for datagrams that are not wanted any more, and still have sessions.
+    leaving: BTreeMap<Arc<str>, Running>,
     /// Listeners that could not be opened.
-    failed: BTreeSet<Arc<str>>,
+    failed: BTreeMap<Arc<str>, (Bind, Obstacle)>,
 }
 
 impl Desk {
     fn open(&mut self, spec: &Spec) -> Result<(), BindError> {
+        if let Some(running) = self.take_back(spec) {
+            self.running.insert(spec.name.clone(), running);
+            return Ok(());
+        }
         let (socket, shared) = self.sockets.open(spec)?;
-        let (stop, stopped) = oneshot::channel::<()>();
         let name = spec.name.clone();
-        let task = match socket {
+        let (end, task) = match socket {
             Socket::Connections(socket) => {
+                let (stop, stopped) = oneshot::channel::<()>();
                 let listener = Listener::new(&self.context, spec.clone(), shared);
-                tokio::task::spawn_local(async move {
+                let task = tokio::task::spawn_local(async move {
                     let stopped = async { _ = stopped.await };
                     if let Err(error) = listener.run(socket, stopped).await {
                         tracing::error!(listener = %name, %error, "listener failed");
                     }
-                })
+                });
+                (End::Connections(stop), task)
             }
             Socket::Datagrams(socket) => {
                 let failed = |source| BindError { name, address: spec.address, source };
                 let datagrams = Datagrams::new(&self.context, spec.clone(), shared, socket).map_err(failed)?;
-                tokio::task::spawn_local(datagrams.run(stopped))
+                let task = tokio::task::spawn_local(datagrams.clone().run());
+                (End::Datagrams(datagrams), task)
             }
         };
-        self.running.insert(spec.name.clone(), Running { spec: spec.clone(), stop, task });
+        self.running.insert(spec.name.clone(), Running { spec: spec.clone(), end, task });
         Ok(())
     }
 
-    /// Opens and closes the sockets that Gateways ask for. Connections that are open stay, whatever happens to the
-    /// socket they came through. Says whether all are open.
+    /// The listener that was just about to leave.
+    fn take_back(&mut self, spec: &Spec) -> Option<Running> {
+        let running = self.leaving.remove(&spec.name).filter(|running| !running.task.is_finished())?;
+        let End::Datagrams(datagrams) = &running.end else { return None };
+        datagrams.want(true);
+        self.sockets.keep(spec, datagrams.address().ok()?, datagrams.shared());
+        Some(running)
+    }
+
+    /// Whether all that were to leave have done so.
+    fn has_left(&mut self) -> bool {
+        self.leaving.retain(|_, running| !running.task.is_finished());
+        self.leaving.is_empty()
+    }
+
+    /// Opens and closes the sockets that Gateways ask for. Connections that are open stay, and sessions, whatever happens
+    /// to the socket they came through. Says whether all are open.
     fn follow(&mut self, configured: &[Spec]) -> bool {
         let snapshot = self.context.published.load_full();
         let host = configured.first().map_or([0, 0, 0, 0].into(), |spec| spec.address.ip());
@@ -234,21 +327,33 @@ impl Desk {
         for name in gone {
             if let Some(running) = self.running.remove(&name) {
                 self.sockets.close(&name, &running.spec);
+                if let End::Datagrams(datagrams) = &running.end {
+                    datagrams.want(false);
+                    self.leaving.insert(name, running);
+                }
             }
         }
-        self.failed.retain(|name| wanted.contains_key(name));
+        self.has_left();
+        self.failed.retain(|name, _| wanted.contains_key(name));
         for (name, spec) in wanted {
             if self.running.contains_key(&name) {
                 continue;
             }
             let opened = self.leave_to_settings(&spec, configured).and_then(|()| self.open(&spec));
-            match opened {
-                Ok(()) => _ = self.failed.remove(&name),
-                // Said once, tried again and again.
-                Err(error) if self.failed.insert(name) => tracing::error!(%error, "listener not opened"),
-                Err(_) => {}
+            let Err(error) = opened else {
+                self.failed.remove(&name);
+                continue;
+            };
+            // Said once, tried again and again.
+            if !self.failed.contains_key(&name) {
+                tracing::error!(%error, "listener not opened");
             }
+            let problem = format!("cannot listen at {}: {}", error.address, error.source);
+            let no_address = error.source.kind() == std::io::ErrorKind::AddrNotAvailable;
+            self.failed.insert(name, (spec.bind, Obstacle { problem, no_address }));
         }
+        let unopened = Arc::new(self.failed.values().cloned().collect());
+        self.sockets.tell(self.index, SocketNews { generation: snapshot.generation, unopened });
         self.failed.is_empty()
     }
 
@@ -267,12 +372,20 @@ impl Desk {
         Err(BindError { name: wanted.name.clone(), address: wanted.address, source })
     }
 
-    /// Stops all listeners and waits until each has taken in what the system had accepted for it.
+    /// Stops all listeners and waits until those for connections have taken in what the system had accepted for them.
     async fn close_all(&mut self) {
-        for (_, Running { stop, task, .. }) in std::mem::take(&mut self.running) {
-            let _ = stop.send(());
-            // A panic there has been reported by the panic hook already.
-            let _ = task.await;
+        for (name, running) in std::mem::take(&mut self.running) {
+            match running.end {
+                End::Connections(stop) => {
+                    let _ = stop.send(());
+                    // A panic there has been reported by the panic hook already.
+                    let _ = running.task.await;
+                }
+                End::Datagrams(ref datagrams) => {
+                    datagrams.want(false);
+                    self.leaving.insert(name, running);
+                }
+            }
         }
     }
 }

@@ -160,9 +160,30 @@ async fn a_gateway_gets_no_share_of_a_port_that_the_settings_have() {
     weir.apply("gateway.yaml", &extra);
     let told = |line: &String| line.contains("it is the listener `http` of the settings");
     until("it is told that the port is taken", async || weir.log().iter().any(told)).await;
+    until("its owner is told, too", async || {
+        let verdicts = weir.admin_json("/api/v1/verdicts").await.to_string();
+        verdicts.contains("PortUnavailable") && verdicts.contains("it is the listener `http` of the settings")
+    })
+    .await;
     for _ in 0..20 {
         assert_eq!(client::get(weir.http, HOST, "/").await.unwrap().status, 200);
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_port_that_another_process_has_is_told_to_the_owner_until_it_is_free() {
+    let _turn = turn::beside_others().await;
+    let (weir, _backend) = scene::one_backend().await;
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap();
+    let extra = gateway("extra", "").replace("port: 80", &format!("port: {}", address.port()))
+        + &http_route("extra", "extra", "extra.example", "  - backendRefs: [{name: shop, port: 80}]\n");
+    weir.apply("gateway.yaml", &extra);
+    let told = async || weir.admin_json("/api/v1/verdicts").await.to_string().contains("PortUnavailable");
+    until("the owner is told that the port is taken", told).await;
+    drop(taken);
+    until("the owner is told nothing any more", async || !told().await).await;
+    assert_eq!(client::get(address, "extra.example", "/").await.unwrap().status, 200);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -17,7 +17,7 @@ use crate::harness::certificates::Authority;
 use crate::harness::client::{Error, H1, Target};
 use crate::harness::manifests::{Conditions, classes, plain_service, service, slices, tls_secret};
 use crate::harness::weir::Weir;
-use crate::harness::{eventually, turn};
+use crate::harness::{eventually, turn, until};
 
 const GROUP: &str = "gateway.networking.k8s.io";
 
@@ -143,6 +143,170 @@ async fn sigterm_lets_connections_run_and_the_process_ends_with_the_last() {
     }
     let ended = weir.ended(Duration::from_secs(20)).await;
     assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+}
+
+/// Answers each datagram with the name, a colon and what was in it.
+async fn echo_datagrams(name: &'static str) -> SocketAddr {
+    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let address = socket.local_addr().unwrap();
+    tokio::spawn(async move {
+        let mut buffer = [0; 65_536];
+        while let Ok((length, from)) = socket.recv_from(&mut buffer).await {
+            let _ = socket.send_to(&[name.as_bytes(), b":", &buffer[..length]].concat(), from).await;
+        }
+    });
+    address
+}
+
+/// A Gateway with a listener for datagrams, and maybe one more of another name.
+fn udp(port: u16, more: &str, endpoints: &[SocketAddr]) -> String {
+    classes()
+        + &gateway(&format!("  - {{name: udp, port: {port}, protocol: UDP}}\n{more}"), "")
+        + &route("UDPRoute", "udp", "udp", "", "shop")
+        + &service("shop", endpoints).replace("  - port: 80\n", "  - port: 80\n    protocol: UDP\n")
+}
+
+async fn udp_client(to: SocketAddr) -> UdpSocket {
+    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    socket.connect(to).await.unwrap();
+    socket
+}
+
+/// The next answer, if one comes.
+async fn heard(socket: &UdpSocket, within: Duration) -> Option<String> {
+    let mut buffer = [0; 64];
+    let length = tokio::time::timeout(within, socket.recv(&mut buffer)).await.ok()?.ok()?;
+    Some(String::from_utf8_lossy(&buffer[..length]).into_owned())
+}
+
+/// Every client says something and is answered by the endpoint that has answered it before.
+async fn go_on(clients: &[(String, UdpSocket)], text: &str) {
+    for (name, socket) in clients {
+        socket.send(text.as_bytes()).await.unwrap();
+        let answer = heard(socket, Duration::from_secs(10)).await;
+        assert_eq!(answer, Some(format!("{name}:{text}")));
+    }
+}
+
+async fn sessions(address: SocketAddr, count: usize) -> Vec<(String, UdpSocket)> {
+    let mut clients = Vec::new();
+    for _ in 0..count {
+        let socket = udp_client(address).await;
+        socket.send(b"hello").await.unwrap();
+        let answer = heard(&socket, Duration::from_secs(10)).await.expect("an answer");
+        clients.push((answer.replace(":hello", ""), socket));
+    }
+    clients
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sessions_of_datagrams_outlive_their_listener_and_find_it_again() {
+    let _turn = turn::beside_others().await;
+    let (port, other) = (free_port(), free_port());
+    let endpoints = [echo_datagrams("a").await, echo_datagrams("b").await, echo_datagrams("c").await];
+    let without = udp(other, "", &endpoints);
+    let with = udp(other, &format!("  - {{name: second, port: {port}, protocol: UDP}}\n"), &endpoints)
+        + &route("UDPRoute", "second", "second", "", "shop");
+    let weir = Weir::builder().file("main.yaml", &with).settings("workers: 4\n").start().await;
+    let address = weir.listener(&format!("port {port}/udp")).await;
+    let mut clients = sessions(address, 30).await;
+    for round in 0..3 {
+        weir.apply("main.yaml", &without);
+        eventually("nobody new is let in", async || {
+            let socket = udp_client(address).await;
+            _ = socket.send(b"hello").await;
+            heard(&socket, Duration::from_millis(200)).await.map_or(Ok(()), Err)
+        })
+        .await;
+        go_on(&clients, &format!("gone {round}")).await;
+        weir.apply("main.yaml", &with);
+        let new = eventually("new clients are let in", async || {
+            let socket = udp_client(address).await;
+            _ = socket.send(b"hello").await;
+            let answer = heard(&socket, Duration::from_millis(200)).await.ok_or("no answer")?;
+            Ok::<_, &str>((answer.replace(":hello", ""), socket))
+        })
+        .await;
+        clients.push(new);
+        clients.append(&mut sessions(address, 10).await);
+        go_on(&clients, &format!("back {round}")).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sigterm_lets_sessions_of_datagrams_run_whichever_worker_has_none_left() {
+    let _turn = turn::beside_others().await;
+    let port = free_port();
+    let endpoints = [echo_datagrams("a").await, echo_datagrams("b").await, echo_datagrams("c").await];
+    let weir = Weir::builder()
+        .file("main.yaml", &udp(port, "", &endpoints))
+        .settings("workers: 8\nshutdown: {grace: 0s, timeout: 60s}\ntimeouts: {udp_idle: 4s}\n")
+        .start()
+        .await;
+    let address = weir.listener(&format!("port {port}/udp")).await;
+    // Of as many workers at most.
+    let clients = sessions(address, 4).await;
+    weir.signal(Signal::TERM);
+    eventually("nobody new is let in", async || {
+        let socket = udp_client(address).await;
+        _ = socket.send(b"hello").await;
+        let answer = heard(&socket, Duration::from_millis(200)).await;
+        go_on(&clients, "meanwhile").await;
+        answer.map_or(Ok(()), Err)
+    })
+    .await;
+    for round in 0..20 {
+        go_on(&clients, &round.to_string()).await;
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    drop(clients);
+    let ended = weir.ended(Duration::from_secs(30)).await;
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sessions_of_datagrams_leave_descriptors_for_connections_and_connections_wait_for_theirs() {
+    let _turn = turn::beside_others().await;
+    let (port, tcp_port) = (free_port(), free_port());
+    let endpoints = [echo_datagrams("a").await];
+    let more = format!("  - {{name: tcp, port: {tcp_port}, protocol: TCP}}\n");
+    let manifests = udp(port, &more, &endpoints)
+        + &route("TCPRoute", "tcp", "tcp", "", "stream")
+        + &plain_service("stream", "")
+        + &slices("stream", &[(echo().await, Conditions::READY)]);
+    // 256 are kept for everything else; a quarter of the other 80 is for sessions, and what they leave makes 30 pairs.
+    let weir = Weir::builder().file("main.yaml", &manifests).settings("workers: 1\n").open_files(336).start().await;
+    let address = weir.listener(&format!("port {port}/udp")).await;
+    let clients = sessions(address, 20).await;
+    let mut refused = Vec::new();
+    for _ in 0..15 {
+        let socket = udp_client(address).await;
+        socket.send(b"hello").await.unwrap();
+        refused.push(socket);
+    }
+    eventually("they are refused", async || {
+        let metrics = weir.metrics().await;
+        let listener = format!("port {port}/udp");
+        let refused = metrics.sum("weir_downstream_refused_total", &[("listener", &listener)]);
+        let reasons = metrics.sum("weir_faults_total", &[("reason", "overloaded")]);
+        if (refused, reasons) == (15.0, 15.0) { Ok(()) } else { Err(format!("{refused} {reasons}")) }
+    })
+    .await;
+    go_on(&clients, "again").await;
+    let stream = weir.listener(&format!("port {tcp_port}")).await;
+    let mut open = Vec::new();
+    for _ in 0..30 {
+        let mut connection = TcpStream::connect(stream).await.unwrap();
+        say(&mut connection, b"hello").await.unwrap();
+        open.push(connection);
+    }
+    let mut waiting = TcpStream::connect(stream).await.unwrap();
+    waiting.write_all(b"hello").await.unwrap();
+    until("accepting has paused", async || weir.metrics().await.sum("weir_accept_paused_total", &[]) >= 3.0).await;
+    drop(open.pop());
+    let mut answer = [0; 5];
+    waiting.read_exact(&mut answer).await.unwrap();
+    assert_eq!(&answer, b"hello");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

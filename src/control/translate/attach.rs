@@ -226,14 +226,25 @@ impl At<'_> {
             return Err(("NotAllowedByListeners", problem, fix));
         }
         let (mut found, mut served) = (false, false);
+        let mut beaten: Option<(&Listener, ObjectRef)> = None;
         for listener in &allowed {
             let hosts = hostnames.map(|hostnames| shared(&listener.hostname, hostnames)).unwrap_or_default();
             if hosts.is_empty() {
                 continue;
             }
+            let place = (self.object.clone(), listener.name.clone());
+            // Two references to one listener ask for the same.
+            let asked = reading.wishes.iter().any(|(asked, _)| *asked == place);
+            if matches!(kind, RouteKind::Http | RouteKind::Grpc) && !asked {
+                reading.wishes.push((place.clone(), hosts.clone()));
+            }
+            if let Some(winner) = reading.lost.get(&place) {
+                beaten.get_or_insert_with(|| (*listener, winner.clone()));
+                continue;
+            }
             found = true;
             served |= !listener.binds.is_empty();
-            reading.attached.insert((self.object.clone(), listener.name.clone()));
+            reading.attached.insert(place);
             attachment.gateways.insert(self.view.gateway.clone());
             // What a more specific listener is for is not for this one, whether a route is attached there or not.
             let own = hosts.iter().filter(|host| !listener.narrower.iter().any(|other| covers(other, host)));
@@ -245,6 +256,15 @@ impl At<'_> {
                     gateway_identity: self.view.identity.clone(),
                 }));
             }
+        }
+        if let Some((listener, winner)) = beaten {
+            let problem =
+                format!("{winner}, which comes first, has hostnames of this route at listener `{}`", listener.name);
+            let fix = "give this route other hostnames, or a listener of its own".to_owned();
+            if !found {
+                return Err(("HostnameConflict", problem, fix));
+            }
+            reading.error("HostnameConflict", self.field, problem, &fix);
         }
         if !found {
             let offered: Vec<String> = allowed.iter().map(|listener| listener.hostname.to_string()).collect();

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use gateway_api::apis::experimental::httproutes::HttpRouteRulesFiltersCors;
 
+use super::filters::ANSWER;
 use super::reading::Reading;
 use super::values;
 use crate::model::{Cors, Labels};
@@ -17,7 +18,6 @@ const MAX_AGE: i32 = 5;
 /// Reads a CORS filter.
 pub(super) fn cors(reading: &mut Reading<'_>, written: &HttpRouteRulesFiltersCors, field: &str) -> Cors {
     let mut cors = Cors { credentials: written.allow_credentials.unwrap_or(false), ..Cors::default() };
-    let left_out = "it is left out";
     let header = |text: &str| if text == "*" { Ok("*".into()) } else { values::header_name(text) };
     let lists = [
         ("allowOrigins", &written.allow_origins, &mut cors.origins, &origin as &dyn Fn(&str) -> Read),
@@ -31,7 +31,7 @@ pub(super) fn cors(reading: &mut Reading<'_>, written: &HttpRouteRulesFiltersCor
                 Ok(value) => list.push(value),
                 Err(problem) => {
                     let field = format!("{field}.{key}[{index}]");
-                    reading.error("InvalidFilter", field, format!("{problem}; {left_out}"), "correct it");
+                    reading.error("InvalidFilter", field, problem, &format!("correct it; {ANSWER}"));
                 }
             }
         }
@@ -48,8 +48,8 @@ pub(super) fn cors(reading: &mut Reading<'_>, written: &HttpRouteRulesFiltersCor
     }
     let seconds = written.max_age.unwrap_or(MAX_AGE);
     let seconds = u64::try_from(seconds).unwrap_or_else(|_| {
-        let problem = format!("{seconds} is no time; answers are not kept");
-        reading.error("InvalidFilter", format!("{field}.maxAge"), problem, "write a number of seconds");
+        let fix = format!("write a number of seconds; {ANSWER}");
+        reading.error("InvalidFilter", format!("{field}.maxAge"), format!("{seconds} is no time"), &fix);
         0
     });
     cors.max_age = Duration::from_secs(seconds);

@@ -9,6 +9,7 @@ use gateway_api::apis::experimental::httproutes::{
 };
 
 use super::reading::Reading;
+use super::status::{Flaw, INCOMPATIBLE};
 use super::{cors, values};
 use crate::model::{Filter, HeaderEdit, Mirror, PathEdit, Redirect, Rewrite, Target};
 
@@ -19,9 +20,14 @@ pub(super) type Find<'a> = &'a mut dyn FnMut(&mut Reading<'_>, &HttpRouteRulesFi
 pub(super) enum Filters {
     /// These.
     Good(Vec<Filter>),
-    /// One of them cannot be obeyed and must not be skipped: the answer is 500.
-    Broken(Arc<str>),
+    /// Some of them cannot be obeyed as they are written. None may be skipped (Gateway API, `HTTPRouteFilter`), so that the
+    /// answer is 500. At least one is named.
+    Broken(Vec<Flaw>),
 }
+
+/// Reasons of verdicts about filters that cannot be obeyed. Others are about the backends of mirrors, and a mirror harms
+/// nobody when it is left out.
+const BREAKING: [&str; 4] = [INCOMPATIBLE, "InvalidFilter", "InvalidHeader", "UnsupportedFilter"];
 
 /// Reads the filters of a rule or a backend. `prefix`: whether every match of the rule is a path prefix.
 pub(super) fn filters(
@@ -32,30 +38,19 @@ pub(super) fn filters(
     find: Find<'_>,
 ) -> Filters {
     let mut all = Vec::new();
-    let mut broken: Option<Arc<str>> = None;
+    let told = reading.verdicts.len();
     for (index, filter) in written.iter().enumerate() {
         let field = format!("{field}[{index}]");
-        match one(reading, filter, &field, prefix, find) {
-            Ok(Some(filter)) => {
-                if let Some(with) = rival(&all, &filter) {
-                    let problem = format!("there already is a {with} in this rule");
-                    let fix = "keep one of them; until then the answer is 500";
-                    reading.error("IncompatibleFilters", field, &*problem, fix);
-                    broken.get_or_insert(problem.into());
-                } else {
-                    all.push(filter);
-                }
-            }
-            Ok(None) => {}
-            Err(why) => {
-                broken.get_or_insert(why.into());
-            }
+        let Some(filter) = one(reading, filter, &field, prefix, find) else { continue };
+        if let Some(with) = rival(&all, &filter) {
+            let problem = format!("there already is a {with} in this rule");
+            reading.error(INCOMPATIBLE, field, problem, &format!("keep one of them; {ANSWER}"));
+        } else {
+            all.push(filter);
         }
     }
-    match broken {
-        None => Filters::Good(all),
-        Some(why) => Filters::Broken(why),
-    }
+    let broken = Flaw::told_since(reading, told, |reason| BREAKING.contains(&reason));
+    if broken.is_empty() { Filters::Good(all) } else { Filters::Broken(broken) }
 }
 
 /// A filter among `all` that `filter` cannot stand beside.
@@ -72,68 +67,64 @@ fn rival(all: &[Filter], filter: &Filter) -> Option<&'static str> {
     all.iter().find_map(changes_url)
 }
 
-const ANSWER: &str = "until then the answer is 500";
+/// What happens to requests as long as a filter cannot be obeyed.
+pub(super) const ANSWER: &str = "until then the answer is 500";
 
-/// One filter; `None`: it has no effect; an error: it must not be skipped.
+/// One filter; `None`: it is a mirror to nowhere, or cannot be read, which its owner is told.
 fn one(
     reading: &mut Reading<'_>,
     filter: &HttpRouteRulesFilters,
     field: &str,
     prefix: bool,
     find: Find<'_>,
-) -> Result<Option<Filter>, String> {
+) -> Option<Filter> {
     use HttpRouteRulesFiltersType as Type;
-    let missing = |reading: &mut Reading<'_>, name: &str| {
-        let problem = format!("the filter has no {name}");
-        reading.error("InvalidFilter", field, &*problem, &format!("write {name}; {ANSWER}"));
-        problem
+    let mut missing = |name: &str| {
+        reading.error("InvalidFilter", field, format!("the filter has no {name}"), &format!("write {name}; {ANSWER}"));
+        None
     };
     match filter.r#type {
         Type::RequestHeaderModifier => {
-            let Some(edit) = &filter.request_header_modifier else {
-                return Err(missing(reading, "requestHeaderModifier"));
-            };
+            let Some(edit) = &filter.request_header_modifier else { return missing("requestHeaderModifier") };
             let pairs = |list: &Option<Vec<_>>| list.clone().unwrap_or_default();
             let set = pairs(&edit.set).into_iter().map(|pair| (pair.name, pair.value)).collect();
             let add = edit.add.clone().unwrap_or_default().into_iter().map(|pair| (pair.name, pair.value)).collect();
             let edit = headers(reading, set, add, edit.remove.as_deref(), &format!("{field}.requestHeaderModifier"));
-            Ok(Some(Filter::RequestHeaders(edit)))
+            Some(Filter::RequestHeaders(edit))
         }
         Type::ResponseHeaderModifier => {
-            let Some(edit) = &filter.response_header_modifier else {
-                return Err(missing(reading, "responseHeaderModifier"));
-            };
+            let Some(edit) = &filter.response_header_modifier else { return missing("responseHeaderModifier") };
             let set = edit.set.clone().unwrap_or_default().into_iter().map(|pair| (pair.name, pair.value)).collect();
             let add = edit.add.clone().unwrap_or_default().into_iter().map(|pair| (pair.name, pair.value)).collect();
             let edit = headers(reading, set, add, edit.remove.as_deref(), &format!("{field}.responseHeaderModifier"));
-            Ok(Some(Filter::ResponseHeaders(edit)))
+            Some(Filter::ResponseHeaders(edit))
         }
         Type::RequestRedirect => match &filter.request_redirect {
-            Some(written) => redirect(reading, written, &format!("{field}.requestRedirect"), prefix).map(Some),
-            None => Err(missing(reading, "requestRedirect")),
+            Some(written) => redirect(reading, written, &format!("{field}.requestRedirect"), prefix),
+            None => missing("requestRedirect"),
         },
         Type::UrlRewrite => match &filter.url_rewrite {
-            Some(written) => rewrite(reading, written, &format!("{field}.urlRewrite"), prefix).map(Some),
-            None => Err(missing(reading, "urlRewrite")),
+            Some(written) => rewrite(reading, written, &format!("{field}.urlRewrite"), prefix),
+            None => missing("urlRewrite"),
         },
         Type::RequestMirror => match &filter.request_mirror {
-            Some(written) => Ok(mirror(reading, written, &format!("{field}.requestMirror"), find)),
-            None => Err(missing(reading, "requestMirror")),
+            Some(written) => mirror(reading, written, &format!("{field}.requestMirror"), find),
+            None => missing("requestMirror"),
         },
         Type::Cors => match &filter.cors {
-            Some(written) => Ok(Some(Filter::Cors(cors::cors(reading, written, &format!("{field}.cors"))))),
-            None => Err(missing(reading, "cors")),
+            Some(written) => Some(Filter::Cors(cors::cors(reading, written, &format!("{field}.cors")))),
+            None => missing("cors"),
         },
         Type::ExternalAuth => {
             let problem = "requests cannot be shown to an authorization service";
-            reading.error("UnsupportedFilter", field, problem, &format!("remove it; {ANSWER}"));
-            Err(problem.to_owned())
+            reading.error("InvalidFilter", field, problem, &format!("remove it; {ANSWER}"));
+            None
         }
         Type::ExtensionRef => {
             let kind = filter.extension_ref.as_ref().map(|reference| reference.kind.as_str()).unwrap_or_default();
             let problem = format!("filters of kind `{kind}` are not supported");
-            reading.error("UnsupportedFilter", field, &*problem, &format!("remove it; {ANSWER}"));
-            Err(problem)
+            reading.error("UnsupportedFilter", field, problem, &format!("remove it; {ANSWER}"));
+            None
         }
     }
 }
@@ -153,8 +144,7 @@ fn headers(
                 Ok(pair) => list.push(pair),
                 Err(problem) => {
                     let field = format!("{field}.{what}[{index}]");
-                    let fix = "correct it; until then this header is left alone";
-                    reading.error("InvalidHeader", field, problem, fix);
+                    reading.error("InvalidHeader", field, problem, &format!("correct it; {ANSWER}"));
                 }
             }
         }
@@ -163,7 +153,8 @@ fn headers(
         match values::header_name(name) {
             Ok(name) => edit.remove.push(name),
             Err(problem) => {
-                reading.error("InvalidHeader", format!("{field}.remove[{index}]"), problem, "write a header's name");
+                let fix = format!("write a header's name; {ANSWER}");
+                reading.error("InvalidHeader", format!("{field}.remove[{index}]"), problem, &fix);
             }
         }
     }
@@ -175,7 +166,7 @@ fn redirect(
     written: &HttpRouteRulesFiltersRequestRedirect,
     field: &str,
     prefix: bool,
-) -> Result<Filter, String> {
+) -> Option<Filter> {
     use HttpRouteRulesFiltersRequestRedirectPathType as Type;
     let host = host(reading, written.hostname.as_deref(), field)?;
     let path = match &written.path {
@@ -191,30 +182,27 @@ fn redirect(
         Some(number) => match values::port(number) {
             Some(port) => Some(port),
             None => {
-                let problem = format!("{number} is not a port");
-                reading.error(
-                    "InvalidFilter",
-                    format!("{field}.port"),
-                    &*problem,
-                    &format!("write 1 to 65535; {ANSWER}"),
-                );
-                return Err(problem);
+                let (problem, fix) = (format!("{number} is not a port"), format!("write 1 to 65535; {ANSWER}"));
+                reading.error("InvalidFilter", format!("{field}.port"), problem, &fix);
+                return None;
             }
         },
     };
-    let status = match written.status_code.unwrap_or(302) {
-        code @ (301 | 302 | 303 | 307 | 308) => u16::try_from(code).unwrap_or(302),
-        code => {
-            let problem = format!("{code} is not a status of a redirect; 302 is sent");
-            reading.error("InvalidFilter", format!("{field}.statusCode"), problem, "write 301, 302, 303, 307 or 308");
-            302
+    let status = match (written.status_code, written.status_code.and_then(|code| u16::try_from(code).ok())) {
+        (None, _) => 302,
+        (_, Some(code @ (301 | 302 | 303 | 307 | 308))) => code,
+        (Some(code), _) => {
+            let problem = format!("{code} is not a status of a redirect");
+            let fix = format!("write 301, 302, 303, 307 or 308; {ANSWER}");
+            reading.error("InvalidFilter", format!("{field}.statusCode"), problem, &fix);
+            return None;
         }
     };
     let scheme = written.scheme.as_ref().map(|scheme| match scheme {
         HttpRouteRulesFiltersRequestRedirectScheme::Http => "http".into(),
         HttpRouteRulesFiltersRequestRedirectScheme::Https => "https".into(),
     });
-    Ok(Filter::Redirect(Redirect { scheme, host, port, path, status }))
+    Some(Filter::Redirect(Redirect { scheme, host, port, path, status }))
 }
 
 fn rewrite(
@@ -222,7 +210,7 @@ fn rewrite(
     written: &HttpRouteRulesFiltersUrlRewrite,
     field: &str,
     prefix: bool,
-) -> Result<Filter, String> {
+) -> Option<Filter> {
     use HttpRouteRulesFiltersUrlRewritePathType as Type;
     let host = host(reading, written.hostname.as_deref(), field)?;
     let path = match &written.path {
@@ -233,24 +221,21 @@ fn rewrite(
             Some(path_edit(reading, full, text.as_deref(), field, prefix)?)
         }
     };
-    Ok(Filter::Rewrite(Rewrite { host, path }))
+    Some(Filter::Rewrite(Rewrite { host, path }))
 }
 
-fn host(reading: &mut Reading<'_>, text: Option<&str>, field: &str) -> Result<Option<Arc<str>>, String> {
-    let Some(text) = text.filter(|text| !text.is_empty()) else { return Ok(None) };
-    values::host_name(text).map(Some).inspect_err(|problem| {
+/// The host to write, if one is to be written; `None`: what is there is none.
+#[expect(clippy::option_option, reason = "not asked for and not readable are two answers")]
+fn host(reading: &mut Reading<'_>, text: Option<&str>, field: &str) -> Option<Option<Arc<str>>> {
+    let Some(text) = text.filter(|text| !text.is_empty()) else { return Some(None) };
+    let told = |problem: &String| {
         let fix = format!("write a name like shop.example.com; {ANSWER}");
         reading.error("InvalidFilter", format!("{field}.hostname"), problem.as_str(), &fix);
-    })
+    };
+    values::host_name(text).inspect_err(told).ok().map(Some)
 }
 
-fn path_edit(
-    reading: &mut Reading<'_>,
-    full: bool,
-    text: Option<&str>,
-    field: &str,
-    prefix: bool,
-) -> Result<PathEdit, String> {
+fn path_edit(reading: &mut Reading<'_>, full: bool, text: Option<&str>, field: &str, prefix: bool) -> Option<PathEdit> {
     let key = if full { "replaceFullPath" } else { "replacePrefixMatch" };
     let problem = match text {
         None => format!("path.{key} is missing"),
@@ -258,21 +243,21 @@ fn path_edit(
             "a prefix can be replaced only where every match of the rule is a PathPrefix".to_owned()
         }
         // An empty prefix is the way to remove one.
-        Some("") if !full => return Ok(PathEdit::Prefix("/".into())),
+        Some("") if !full => return Some(PathEdit::Prefix("/".into())),
         Some(text)
             if !text.starts_with('/') || text.bytes().any(|byte| byte <= b' ' || byte == 0x7f || byte == b'#') =>
         {
             format!("`{text}` is not an absolute path")
         }
         Some(text) => {
-            return Ok(if full { PathEdit::Full(text.into()) } else { PathEdit::Prefix(values::prefix(text)) });
+            return Some(if full { PathEdit::Full(text.into()) } else { PathEdit::Prefix(values::prefix(text)) });
         }
     };
-    reading.error("InvalidFilter", format!("{field}.path"), &*problem, &format!("write a path like /new; {ANSWER}"));
-    Err(problem)
+    reading.error("InvalidFilter", format!("{field}.path"), problem, &format!("write a path like /new; {ANSWER}"));
+    None
 }
 
-/// A mirror harms nobody when it is left out.
+/// A mirror to nowhere harms nobody when it is left out.
 fn mirror(
     reading: &mut Reading<'_>,
     written: &HttpRouteRulesFiltersRequestMirror,
@@ -299,7 +284,7 @@ fn mirror(
     let (numerator, denominator) = match share {
         Ok(share) => share,
         Err(problem) => {
-            reading.error("InvalidFilter", field, problem, "write one of them; until then nothing is mirrored");
+            reading.error("InvalidFilter", field, problem, &format!("write one of them; {ANSWER}"));
             return None;
         }
     };

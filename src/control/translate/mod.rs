@@ -31,6 +31,7 @@ pub mod objects;
 mod parents;
 mod preview_host;
 mod reading;
+mod rivals;
 mod rules;
 mod secret;
 mod service;
@@ -51,7 +52,9 @@ use self::hosts::Hosts;
 pub use self::objects::{Change, Object, Objects};
 use self::parents::Parents;
 use self::reading::{Dep, Reading};
+use self::rivals::{Rivals, Wishes};
 use self::secret::Certificates;
+pub use self::service::is_local;
 use self::service::{Known, Plans, SlicesOf};
 use self::streams::Streams;
 use crate::model::{
@@ -79,7 +82,7 @@ pub struct Options {
     pub published_service: Option<ObjectName>,
     /// Whether the fields of the experimental channel of the Gateway API exist.
     pub experimental: bool,
-    /// Whether endpoints may be at loopback addresses. Not where others than the owner of this machine write the objects:
+    /// Whether endpoints may be at addresses that [`is_local`]. Not where others than the owner of this machine write the objects:
     /// these would reach what is meant for it alone, such as the operator's port.
     pub local_endpoints: bool,
 }
@@ -126,6 +129,8 @@ enum Item {
     Host(Bind, HostPattern),
     /// The same for streams.
     Stream(Bind, HostPattern),
+    /// From all routes and all Services with a host for previews.
+    PreviewHosts,
 }
 
 /// What an Ingress or HTTPRoute comes to.
@@ -145,6 +150,8 @@ struct Part {
     status: Option<Status>,
     /// Listeners that a route is attached to.
     attached: BTreeSet<(ObjectRef, Arc<str>)>,
+    /// The hosts that it asks for there.
+    wishes: Wishes,
 }
 
 /// Turns objects into a model; remembers.
@@ -172,6 +179,7 @@ pub struct Translator {
     uses: HashMap<BackendKey, usize>,
     hosts: Hosts,
     streams: Streams,
+    rivals: Rivals,
     /// Certificates by who presents them: age first, so that the oldest wins.
     bindings: BTreeMap<(i64, Item), Vec<(Bind, CertificateBinding)>>,
     bindings_changed: bool,
@@ -204,6 +212,7 @@ impl Translator {
             uses: HashMap::new(),
             hosts: Hosts::default(),
             streams: Streams::default(),
+            rivals: Rivals::default(),
             bindings: BTreeMap::new(),
             bindings_changed: false,
             secrets_unread: false,
@@ -223,6 +232,11 @@ impl Translator {
         self.derive_gateways(objects);
         self.derive_policies(objects);
         self.derive_routes(objects);
+        let again = self.rivals.settle();
+        if !again.is_empty() {
+            self.dirty.extend(again.into_iter().map(|(kind, name)| Item::Route(kind, name)));
+            self.derive_routes(objects);
+        }
         self.publish_parents();
         self.derive_backends(objects);
         self.settle_hosts();
@@ -233,9 +247,10 @@ impl Translator {
             let readers = &self.readers;
             self.certificates.retain(|dep| readers.contains_key(dep));
         }
-        let verdicts = self.verdicts();
         let mut model = self.model.clone();
-        preview_host::add(&mut model);
+        let refused = preview_host::add(&mut model);
+        self.tell(Item::PreviewHosts, refused);
+        let verdicts = self.verdicts();
         Translation { model, verdicts, statuses: self.statuses.clone() }
     }
 
@@ -320,10 +335,12 @@ impl Translator {
                 }),
                 Item::Route(RouteKind::Http, name) => objects.http_routes.get(name).map(|route| {
                     let mut reading = Reading::new(ObjectRef::new("HTTPRoute", name.clone()), objects);
+                    reading.lost = self.rivals.lost(RouteKind::Http, name);
                     (http_route::http_route(&mut reading, &self.parents.gateways, known, route), reading)
                 }),
                 Item::Route(RouteKind::Grpc, name) => objects.grpc_routes.get(name).map(|route| {
                     let mut reading = Reading::new(ObjectRef::new("GRPCRoute", name.clone()), objects);
+                    reading.lost = self.rivals.lost(RouteKind::Grpc, name);
                     (grpc_route::grpc_route(&mut reading, &self.parents.gateways, known, route), reading)
                 }),
                 Item::Route(RouteKind::Tls, name) => objects.tls_routes.get(name).map(|route| {
@@ -358,6 +375,7 @@ impl Translator {
                 continue;
             };
             part.attached = std::mem::take(&mut reading.attached);
+            part.wishes = std::mem::take(&mut reading.wishes);
             self.publish(reading.source.clone(), generation_of(objects, &item), part.status.take());
             part.ways = ways(&part.gateways, &reading.deps);
             let part = keep_identity(&before, part);
@@ -385,6 +403,9 @@ impl Translator {
         self.streams.exchange((before.created, &before.streams), (part.created, &part.streams));
         self.policies.count(&before.ways, &part.ways);
         self.parents.exchange(&before.attached, &part.attached);
+        if let Item::Route(kind, name) = item {
+            self.rivals.exchange(*kind, name, (before.created, &before.wishes), (part.created, &part.wishes));
+        }
         if matches!(item, Item::Ingress(_)) {
             self.ingresses += usize::from(!part.routes.is_empty());
             self.ingresses -= usize::from(!before.routes.is_empty());
@@ -586,7 +607,7 @@ fn reference_of(item: &Item) -> Option<ObjectRef> {
         Item::Policy(name) => ObjectRef::new("BackendTLSPolicy", name.clone()),
         Item::Ingress(name) => ObjectRef::new("Ingress", name.clone()),
         Item::Route(kind, name) => ObjectRef::new(kind.name(), name.clone()),
-        Item::Service(_) | Item::Backend(_) | Item::Host(..) | Item::Stream(..) => return None,
+        Item::Service(_) | Item::Backend(_) | Item::Host(..) | Item::Stream(..) | Item::PreviewHosts => return None,
     })
 }
 
@@ -602,7 +623,7 @@ fn generation_of(objects: &Objects, item: &Item) -> i64 {
         Item::Route(RouteKind::Tls, name) => objects.tls_routes.get(name).map(|it| &it.metadata),
         Item::Route(RouteKind::Tcp, name) => objects.tcp_routes.get(name).map(|it| &it.metadata),
         Item::Route(RouteKind::Udp, name) => objects.udp_routes.get(name).map(|it| &it.metadata),
-        Item::Service(_) | Item::Backend(_) | Item::Host(..) | Item::Stream(..) => None,
+        Item::Service(_) | Item::Backend(_) | Item::Host(..) | Item::Stream(..) | Item::PreviewHosts => None,
     };
     metadata.and_then(|metadata| metadata.generation).unwrap_or_default()
 }

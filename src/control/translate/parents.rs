@@ -3,6 +3,7 @@
 //! All are derived when one changes, because addresses and sockets are shared between them: the oldest chooses first.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use gateway_api::apis::standard::gateways::{Gateway, GatewayListeners};
@@ -16,7 +17,7 @@ use super::reading::{Dep, Reading, created};
 use super::{Item, Objects, Translator, features, listener_set, status, values};
 use crate::model::{
     Bind, CertificateBinding, Claim, ClientCertificates, GatewayAddress, HostPattern, ObjectName, ObjectRef, Protocol,
-    Status,
+    Status, Unopened,
 };
 
 /// What is at a socket.
@@ -45,6 +46,8 @@ type Converted = HashMap<ObjectName, (Arc<ListenerSet>, Vec<GatewayListeners>)>;
 pub(super) struct Parents {
     pub gateways: Gateways,
     pub open: Open,
+    /// Sockets that the data plane could not open. Of no account but for what owners are told.
+    unopened: Unopened,
     /// Addresses of Gateways.
     held: Held,
     converted: Converted,
@@ -117,6 +120,17 @@ impl Translator {
             let generation = class.metadata.generation.unwrap_or_default();
             self.publish(ObjectRef::new("GatewayClass", name.clone()), generation, status);
         }
+    }
+
+    /// Takes which sockets could not be opened. Says whether that makes a difference to the next translation, which comes to
+    /// the same model.
+    pub fn hear(&mut self, unopened: &Unopened) -> bool {
+        if self.parents.unopened == *unopened {
+            return false;
+        }
+        self.parents.unopened = unopened.clone();
+        self.dirty.extend(self.seen.gateways.keys().cloned().map(Item::Gateway));
+        true
     }
 
     /// Gateways and ListenerSets: all of them when one changes.
@@ -240,7 +254,17 @@ impl Translator {
                 self.bindings.insert((created(metadata), item.clone()), bindings);
             }
         }
-        let summary = status::Summary { whole: &whole, assigned, published };
+        let mut without = BTreeSet::new();
+        for Group { reading, candidates } in &mut groups {
+            for candidate in candidates {
+                without.extend(unopened(reading, candidate, &self.parents.unopened));
+            }
+        }
+        for address in &without {
+            let problem = format!("{address} is no address of this machine");
+            groups[0].reading.error("AddressNotUsable", "spec.addresses", problem, "name addresses of this machine");
+        }
+        let summary = status::Summary { whole: &whole, assigned, published, without: &without };
         let attached = groups[1..].iter().filter(|group| group.candidates.iter().any(Candidate::valid)).count();
         for (index, (group, (item, metadata))) in groups.into_iter().zip(owners).enumerate() {
             let object = group.reading.source.clone();
@@ -365,6 +389,33 @@ fn open(
     if !candidate.listener.binds.is_empty() {
         candidate.refused = None;
     }
+}
+
+/// Says of a listener that its sockets could not be opened. Gives back the addresses that are none of this machine's.
+fn unopened(reading: &mut Reading<'_>, candidate: &mut Candidate<'_>, unopened: &Unopened) -> BTreeSet<IpAddr> {
+    let binds = &candidate.listener.binds;
+    let lacking: Vec<_> = binds.iter().filter_map(|bind| Some((*bind, unopened.get(bind)?))).collect();
+    let (mut without, mut ports) = (BTreeSet::new(), Vec::new());
+    for (bind, why) in &lacking {
+        match bind {
+            Bind::Address(address) | Bind::UdpAddress(address) if why.no_address => _ = without.insert(address.ip()),
+            _ => ports.push(why.problem.as_str()),
+        }
+    }
+    let problem = ports.join("; ");
+    if !ports.is_empty() {
+        let fix = "use another port, or free this one; it is tried again every second";
+        reading.error("PortUnavailable", format!("{}.port", candidate.field), &*problem, fix);
+    }
+    if lacking.is_empty() || lacking.len() < binds.len() {
+        return without;
+    }
+    if ports.is_empty() {
+        candidate.unserved.get_or_insert(("Pending", lacking[0].1.problem.clone()));
+    } else {
+        candidate.refused.get_or_insert(("PortUnavailable", problem));
+    }
+    without
 }
 
 /// Why a listener does not get a socket.

@@ -1,17 +1,38 @@
 //! The host of `weir.dev/preview`: whatever routes lead to the Service elsewhere lead to it at that host too, so that the
 //! owner of the annotation needs no second route.
+//!
+//! A host at which others than the Service's namespace serve something is theirs: an annotation must not be a way to take
+//! requests from it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::model::{HostPattern, Model, Route, Target};
+use super::annotations;
+use crate::model::{ColorSwitch, HostPattern, Model, ObjectName, ObjectRef, Route, Severity, Target, Verdict};
 
 /// Adds the routes of every Service with a preview host at that host. A route that is written for the host stays, and
-/// wins by its rank where both match alike.
-pub(super) fn add(model: &mut Model) {
+/// wins by its rank where both match alike. Of Services of several namespaces that ask for one host the first by name has
+/// it. Gives back what the owners of the others are told.
+pub(super) fn add(model: &mut Model) -> Vec<Verdict> {
+    let mut verdicts = Vec::new();
+    let mut taken: BTreeMap<HostPattern, ObjectName> = BTreeMap::new();
     for switch in model.switches.values() {
         let Some(host) = switch.preview.as_ref().and_then(|preview| preview.host.clone()) else { continue };
         let host = HostPattern::Exact(host);
+        let rival = match taken.get(&host) {
+            Some(service) => {
+                Some(ObjectRef::new("Service", service.clone())).filter(|it| is_foreign(it, &switch.service))
+            }
+            None => model.entries.values().find_map(|entry| {
+                let written = entry.hosts.get(&host)?.iter().map(|route| &route.rank.source);
+                written.filter(|source| is_foreign(source, &switch.service)).min().cloned()
+            }),
+        };
+        if let Some(rival) = rival {
+            verdicts.push(refused(switch, &host, &rival));
+            continue;
+        }
+        taken.entry(host.clone()).or_insert_with(|| switch.service.clone());
         for entry in model.entries.values_mut() {
             let leads_there = |route: &Arc<Route>| {
                 route
@@ -38,5 +59,23 @@ pub(super) fn add(model: &mut Model) {
             here.extend(found);
             entry.hosts.insert(host.clone(), here);
         }
+    }
+    verdicts
+}
+
+fn is_foreign(object: &ObjectRef, service: &ObjectName) -> bool {
+    object.name.namespace != service.namespace
+}
+
+fn refused(switch: &ColorSwitch, host: &HostPattern, rival: &ObjectRef) -> Verdict {
+    Verdict {
+        object: ObjectRef::new("Service", switch.service.clone()),
+        severity: Severity::Error,
+        reason: "PreviewHostTaken",
+        field: annotations::field("weir.dev/preview"),
+        problem: format!(
+            "the host {host} is served for {rival}, which is of another namespace; nothing is previewed there"
+        ),
+        fix: "choose another host".to_owned(),
     }
 }

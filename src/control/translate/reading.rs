@@ -9,6 +9,7 @@ use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::Objects;
+use super::rivals::{Lost, Wishes};
 use crate::model::{ObjectName, ObjectRef, Severity, Verdict};
 
 /// Something that a derived part depends on beside its own object.
@@ -50,11 +51,23 @@ pub(super) struct Reading<'a> {
     pub verdicts: Vec<Verdict>,
     /// Listeners that a route is attached to: the object that has them, and their names.
     pub attached: BTreeSet<(ObjectRef, Arc<str>)>,
+    /// The hosts that an HTTPRoute or GRPCRoute asks for.
+    pub wishes: Wishes,
+    /// Which of them belong to others.
+    pub lost: Lost,
 }
 
 impl<'a> Reading<'a> {
     pub fn new(source: ObjectRef, objects: &'a Objects) -> Self {
-        Self { source, objects, deps: Vec::new(), verdicts: Vec::new(), attached: BTreeSet::new() }
+        Self {
+            source,
+            objects,
+            deps: Vec::new(),
+            verdicts: Vec::new(),
+            attached: BTreeSet::new(),
+            wishes: Wishes::new(),
+            lost: Lost::new(),
+        }
     }
 
     /// The namespace of the object.

@@ -16,7 +16,8 @@ use super::backend_ref::{self, reference};
 use super::filters::{self, Filters};
 use super::reading::Reading;
 use super::service::{self, Known, Way};
-use super::{Part, status, values};
+use super::status::{self, Flaw, Rules};
+use super::{Part, values};
 use crate::model::{
     Access, BackendKey, Bind, Filter, HostPattern, ObjectName, PathMatch, Rank, Route, RouteMatch, RouteRetry,
     RouteTimeouts, Rule, Target, ValueMatch, ValueTest, WeightedBackend,
@@ -47,6 +48,7 @@ pub(super) fn derive(
         reading.error("NoRules", "spec.rules", "there is no rule; nothing is served", "add a rule with backendRefs");
     }
     let mut names = BTreeSet::new();
+    let mut said = Rules::default();
     for (index, rule) in rules.iter().enumerate() {
         let field = format!("spec.rules[{index}]");
         if let Some(name) = &rule.name
@@ -55,9 +57,12 @@ pub(super) fn derive(
             let problem = format!("there are two rules named `{name}`");
             reading.warning("DuplicateName", format!("{field}.name"), problem, "give it another name");
         }
+        let told = reading.verdicts.len();
         let matches = matches(reading, index, &field);
+        said.flaws.extend(Flaw::told_since(reading, told, |_| true));
         let prefix = matches.iter().all(|(_, matched)| matches!(matched.path, PathMatch::Prefix(_)));
-        let derived = derive_rule(reading, known, rule, &field, prefix);
+        let (derived, obeyed) = derive_rule(reading, known, rule, &field, prefix, &mut said.flaws);
+        said.served |= obeyed && !matches.is_empty();
         let index = u32::try_from(index).unwrap_or(u32::MAX);
         let rank =
             |position| Rank { created: part.created, source: reading.source.clone(), rule: index, index: position };
@@ -76,7 +81,14 @@ pub(super) fn derive(
             }
         }
     }
-    part.status = status::route(reading, parents);
+    if said.are_lost() {
+        // Not attached. What is left are matches of rules with filters that cannot be obeyed, and for them the answer is 500:
+        // what such a filter was to keep out must not get through to another rule.
+        reading.attached.clear();
+        reading.wishes.clear();
+        part.gateways.clear();
+    }
+    part.status = status::route(reading, parents, &said);
 }
 
 /// Every target of a rule.
@@ -112,21 +124,35 @@ pub(super) fn shown(reading: &mut Reading<'_>, known: Known<'_>, mut rule: Rule,
     rule
 }
 
-fn derive_rule(reading: &mut Reading<'_>, known: Known<'_>, rule: &HttpRouteRules, field: &str, prefix: bool) -> Rule {
+/// What a rule does, and whether that is anything of what it says. Adds what of it is dropped to `flaws`.
+fn derive_rule(
+    reading: &mut Reading<'_>,
+    known: Known<'_>,
+    rule: &HttpRouteRules,
+    field: &str,
+    prefix: bool,
+    flaws: &mut Vec<Flaw>,
+) -> (Rule, bool) {
     let source = reading.source.clone();
     let kind = source.kind.to_ascii_lowercase();
     let name = format!("{kind}/{}/{}", source.name.namespace, source.name.name).into();
     let mut backends = Vec::new();
+    let mut shares = 0;
     for (index, reference) in rule.backend_refs.iter().flatten().enumerate() {
         let field = format!("{field}.backendRefs[{index}]");
-        backends.push(backend(reading, known, reference, &field, prefix));
+        let known_flaws = flaws.len();
+        backends.push(backend(reading, known, reference, &field, prefix, flaws));
+        shares += usize::from(flaws.len() == known_flaws);
     }
     let mut find = mirror_target(known);
+    let mut obeyed = shares > 0 || backends.is_empty();
     let written = rule.filters.as_deref().unwrap_or_default();
     let filters = match filters::filters(reading, written, &format!("{field}.filters"), prefix, &mut find) {
         Filters::Good(filters) => filters,
-        Filters::Broken(why) => {
-            backends = vec![WeightedBackend { weight: 1, target: Target::Invalid { why }, filters: Vec::new() }];
+        Filters::Broken(broken) => {
+            backends = vec![WeightedBackend { weight: 1, target: broken_target(&broken), filters: Vec::new() }];
+            flaws.extend(broken);
+            obeyed = false;
             Vec::new()
         }
     };
@@ -144,14 +170,13 @@ fn derive_rule(reading: &mut Reading<'_>, known: Known<'_>, rule: &HttpRouteRule
         let fix = "remove it; weir.dev/balance: hash-cookie=NAME on the Service keeps clients by a cookie";
         reading.warning("NotImplemented", format!("{field}.sessionPersistence"), problem, fix);
     }
-    Rule {
-        source,
-        name,
-        filters,
-        backends,
-        timeouts: timeouts(reading, rule, field),
-        retry: retry(reading, rule, field),
-    }
+    let (timeouts, retry) = (timeouts(reading, rule, field), retry(reading, rule, field));
+    (Rule { source, name, filters, backends, timeouts, retry }, obeyed)
+}
+
+/// Where requests go whose filters cannot be obeyed.
+fn broken_target(broken: &[Flaw]) -> Target {
+    Target::Invalid { why: broken.first().map(|flaw| flaw.problem.as_str()).unwrap_or_default().into() }
 }
 
 fn mirror_target(
@@ -166,6 +191,7 @@ fn backend(
     written: &HttpRouteRulesBackendRefs,
     field: &str,
     prefix: bool,
+    flaws: &mut Vec<Flaw>,
 ) -> WeightedBackend {
     let weight = backend_ref::weight(reading, written.weight, field);
     let mut target = backend_ref::target(reading, known, &reference!(written), Way::Open, field);
@@ -178,14 +204,17 @@ fn backend(
         let found = match own {
             Ok(own) => filters::filters(reading, &own, &field, prefix, &mut find),
             Err(error) => {
-                let why = format!("the filters cannot be read: {error}");
-                reading.error("InvalidFilter", field, &*why, "correct them; until then the answer is 500");
-                Filters::Broken(why.into())
+                let (reason, problem) = ("InvalidFilter", format!("the filters cannot be read: {error}"));
+                reading.error(reason, &*field, &*problem, "correct them; until then the answer is 500");
+                Filters::Broken(vec![Flaw { field, reason, problem }])
             }
         };
         match found {
             Filters::Good(good) => filters = good,
-            Filters::Broken(why) => target = Target::Invalid { why },
+            Filters::Broken(broken) => {
+                target = broken_target(&broken);
+                flaws.extend(broken);
+            }
         }
     }
     WeightedBackend { weight, target, filters }

@@ -391,10 +391,10 @@ pub(super) fn colors(
     colors.iter().map(of_color).collect()
 }
 
-/// Leaves out what is at this machine's own addresses: whoever writes a Service must not reach the operator's port.
+/// Leaves out what [`is_local`]: whoever writes a Service must not reach the operator's port.
 fn without_local(reading: &mut Reading<'_>, source: EndpointSource, service: &ObjectName) -> EndpointSource {
     let refused = |what: &dyn std::fmt::Display| {
-        format!("{what} of Service {service} is an address of the machine itself, and is not used")
+        format!("{what} of Service {service} is an address of the machine itself or of its link, and is not used")
     };
     let problem = match &source {
         EndpointSource::Name { host, .. } if *host.as_ref() == *"localhost" || host.ends_with(".localhost") => {
@@ -419,10 +419,16 @@ fn without_local(reading: &mut Reading<'_>, source: EndpointSource, service: &Ob
 const LOCAL_ENDPOINT: &str = "LocalEndpoint";
 const ELSEWHERE: &str = "name an address in the cluster";
 
-/// Whether packets to this address stay on this machine; the unspecified address means the same as loopback.
-fn is_local(address: IpAddr) -> bool {
+/// Whether packets to this address stay on this machine (the unspecified address means the same as loopback) or on its
+/// link, where the metadata service of a cloud answers. The API refuses the same in EndpointSlices, but not in what leads
+/// elsewhere: a name, an annotation.
+pub fn is_local(address: IpAddr) -> bool {
     let address = address.to_canonical();
-    address.is_loopback() || address.is_unspecified()
+    let of_the_link = match address {
+        IpAddr::V4(address) => address.is_link_local(),
+        IpAddr::V6(address) => address.is_unicast_link_local(),
+    };
+    address.is_loopback() || address.is_unspecified() || address.is_multicast() || of_the_link
 }
 
 /// Endpoints of one port of one Service, reached as `key` says. `or_named` is a second choice for the port.

@@ -96,7 +96,7 @@ fn derive(reading: &mut Reading<'_>, gateways: &Gateways, known: Known<'_>, writ
     if part.streams.iter().any(|(_, stream)| stream.mode == StreamMode::Terminate) {
         part.gateways = attachment.gateways;
     }
-    part.status = status::route(reading, attachment.parents);
+    part.status = status::route(reading, attachment.parents, &status::Rules::default());
     part
 }
 

@@ -7,7 +7,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::model::{EndpointSource, Severity};
+use crate::model::{EndpointSource, Obstacle, Severity, Unopened};
 
 fn object<T: DeserializeOwned>(value: Value) -> Arc<T> {
     Arc::new(serde_json::from_value(value).unwrap())
@@ -452,6 +452,7 @@ fn addresses_of_the_machine_itself_are_no_endpoints_where_others_write_the_objec
         external("far", "203.0.113.1"),
         listed("mapped", "[::ffff:127.0.0.2]:9900"),
         listed("some", "0.0.0.0:9900,203.0.113.2:80"),
+        listed("link", "169.254.169.254:80,[fe80::1]:80,[ff02::1]:80"),
         service("sliced", &json!({})),
     ];
     for (index, service) in all.into_iter().enumerate() {
@@ -498,14 +499,105 @@ fn addresses_of_the_machine_itself_are_no_endpoints_where_others_write_the_objec
         ("a-loopback", "nothing"),
         ("a-name", "nothing"),
         ("far", "203.0.113.1:80"),
+        ("link", "nothing"),
         ("mapped", "nothing"),
         ("some", "203.0.113.2:80"),
         ("sliced", "203.0.113.3:8080"),
     ];
     assert_eq!(backends, expected.map(|(name, used)| (name.to_owned(), used.to_owned())).into());
-    assert_eq!(told, ["a-loopback", "a-name", "mapped", "some", "sliced"].map(str::to_owned).into());
+    assert_eq!(told, ["a-loopback", "a-name", "link", "mapped", "some", "sliced"].map(str::to_owned).into());
     let (backends, told) = used(true);
     assert_eq!(backends["a-name"], "localhost");
     assert_eq!(backends["mapped"], "[::ffff:127.0.0.2]:9900");
     assert!(told.is_empty());
+}
+
+/// Type, whether it holds, and reason of conditions.
+fn shown(claims: &[crate::model::Claim]) -> Vec<String> {
+    let sign = |holds: bool| if holds { "" } else { "not " };
+    claims.iter().map(|claim| format!("{}{}={}", sign(claim.holds), claim.kind, claim.reason)).collect()
+}
+
+/// What is said of a Gateway of this name, and of each of its listeners.
+fn said_of(translation: &Translation, gateway: &str) -> (Vec<String>, Vec<Vec<String>>) {
+    let status = translation.statuses.get(&ObjectRef::new("Gateway", name(gateway))).map(|it| &it.status);
+    let Some(Status::Gateway { conditions, listeners, .. }) = status else { panic!("no status of {gateway}") };
+    (shown(conditions), listeners.iter().map(|listener| shown(&listener.conditions)).collect())
+}
+
+#[test]
+fn listener_whose_socket_could_not_be_opened_is_not_accepted_until_it_is_open() {
+    let listeners = json!([
+        { "name": "web", "port": 80, "protocol": "HTTP" },
+        { "name": "more", "port": 8080, "protocol": "HTTP" },
+    ]);
+    let mut objects = Objects::default();
+    objects.apply(Change::Put(gateway("e", &listeners, 1)));
+    objects.apply(Change::Put(gateway("f", &json!([{ "name": "x", "port": 9090, "protocol": "TCP" }]), 2)));
+    let mut translator = Translator::new(Options::default());
+    let good = translator.translate(&objects);
+    let obstacle = || Obstacle { problem: "cannot listen at 0.0.0.0:8080: it is in use".to_owned(), no_address: false };
+    let both = [(Bind::Port(8080), obstacle()), (Bind::Port(9090), obstacle())];
+    let unopened: Unopened = Arc::new(both.into());
+    assert!(translator.hear(&unopened));
+    assert!(!translator.hear(&unopened), "it makes no difference any more");
+    let bad = translator.translate(&objects);
+    let (whole, each) = said_of(&bad, "e");
+    assert_eq!(whole, ["Accepted=ListenersNotValid", "Programmed=Programmed", "ResolvedRefs=ResolvedRefs"]);
+    assert_eq!(each[0], said_of(&good, "e").1[0]);
+    let unavailable = [
+        "not Accepted=PortUnavailable",
+        "not Programmed=Invalid",
+        "ResolvedRefs=ResolvedRefs",
+        "not Conflicted=NoConflicts",
+    ];
+    assert_eq!(each[1], unavailable);
+    let (whole, each) = said_of(&bad, "f");
+    assert_eq!(whole, ["not Accepted=ListenersNotValid", "not Programmed=Invalid", "ResolvedRefs=ResolvedRefs"]);
+    assert_eq!(each, [unavailable]);
+    let told: Vec<String> =
+        bad.verdicts.iter().filter(|it| it.reason == "PortUnavailable").map(ToString::to_string).collect();
+    assert_eq!(told.len(), 2, "{told:?}");
+    assert!(told[0].contains("spec.listeners[1].port: cannot listen at 0.0.0.0:8080: it is in use"), "{told:?}");
+    assert_eq!(format!("{:?}", bad.model.entries), format!("{:?}", good.model.entries), "the socket is still wanted");
+
+    assert!(translator.hear(&Unopened::default()));
+    let again = translator.translate(&objects);
+    assert_eq!((said_of(&again, "e"), said_of(&again, "f")), (said_of(&good, "e"), said_of(&good, "f")));
+    assert_eq!(again.verdicts, good.verdicts);
+}
+
+#[test]
+fn address_that_no_interface_has_is_not_usable() {
+    let mut world = json!({
+        "metadata": { "name": "e", "namespace": "shop" },
+        "spec": {
+            "gatewayClassName": "weir",
+            "listeners": [{ "name": "web", "port": 80, "protocol": "HTTP" }],
+            "addresses": [{ "type": "IPAddress", "value": "192.0.2.1" }, { "type": "IPAddress", "value": "192.0.2.2" }],
+        },
+    });
+    let bind = |address: &str| Bind::Address(format!("{address}:80").parse().unwrap());
+    let obstacle = |address: &str| {
+        (bind(address), Obstacle { problem: format!("cannot listen at {address}:80"), no_address: true })
+    };
+    let mut objects = Objects::default();
+    objects.apply(Change::Put(Object::Gateway(object(world.clone()))));
+    let mut translator = Translator::new(Options::default());
+    translator.hear(&Arc::new([obstacle("192.0.2.2")].into()));
+    let one = translator.translate(&objects);
+    let (whole, each) = said_of(&one, "e");
+    assert_eq!(whole[..2], ["Accepted=Accepted", "not Programmed=AddressNotUsable"]);
+    assert_eq!(each[0][..2], ["Accepted=Accepted", "Programmed=Programmed"], "it is served at the other address");
+    assert!(one.verdicts.iter().any(|it| it.reason == "AddressNotUsable" && it.problem.starts_with("192.0.2.2 is no")));
+
+    translator.hear(&Arc::new([obstacle("192.0.2.1"), obstacle("192.0.2.2")].into()));
+    let (whole, each) = said_of(&translator.translate(&objects), "e");
+    assert_eq!(whole[..2], ["Accepted=Accepted", "not Programmed=AddressNotUsable"]);
+    assert_eq!(each[0][..2], ["Accepted=Accepted", "not Programmed=Pending"]);
+
+    world["spec"]["addresses"] = json!([{ "type": "IPAddress", "value": "192.0.2.3" }]);
+    objects.apply(Change::Put(Object::Gateway(object(world))));
+    let (whole, each) = said_of(&translator.translate(&objects), "e");
+    assert_eq!((&*whole[1], &*each[0][1]), ("Programmed=Programmed", "Programmed=Programmed"));
 }

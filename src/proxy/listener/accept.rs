@@ -86,8 +86,7 @@ impl Listener {
         let socket = TcpListener::from_std(socket)?;
         let mut stop = std::pin::pin!(stop);
         loop {
-            let limit = self.context.options.limits.connections;
-            if limit != 0 && self.shared.connections.load(Ordering::Relaxed) >= limit {
+            if self.is_full() {
                 self.context.counters.paused_accepts.add(1);
                 tokio::select! {
                     () = &mut stop => break,
@@ -125,6 +124,14 @@ impl Listener {
             }
         }
         Ok(())
+    }
+
+    /// Whether the next connection has to wait. Sessions of datagrams hold descriptors that connections then cannot have.
+    fn is_full(&self) -> bool {
+        let limits = &self.context.options.limits;
+        let open = self.shared.connections.load(Ordering::Relaxed);
+        let held = || open.saturating_mul(2).saturating_add(self.shared.sessions.load(Ordering::Relaxed));
+        limits.connections != 0 && open >= limits.connections || limits.descriptors != 0 && held() >= limits.descriptors
     }
 
     fn welcome(self: &Rc<Self>, stream: TcpStream, peer: SocketAddr) {

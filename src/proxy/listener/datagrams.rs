@@ -1,10 +1,13 @@
 //! Datagrams that are passed on, in sessions: all that one client sends goes to one endpoint, for as long as either says
 //! something.
 //!
-//! Each worker has a socket of its own; the system spreads clients over them by address and port (`SO_REUSEPORT`), so a
-//! client stays with one worker and its session is nobody else's. An answer leaves through the socket at which the
-//! question came in: from the address that was asked if the listener is bound to one address, as those of Gateways with
-//! addresses are; from one that the system chooses if it is bound to all of them and the host has several.
+//! Each worker has a socket of its own; the system spreads clients over them by address and port (`SO_REUSEPORT`). It
+//! spreads them anew when one of the sockets comes or goes: `owners` knows whose a client is then. An answer leaves through
+//! the socket of the session's worker: from the address that was asked if the listener is bound to one address, as those of
+//! Gateways with addresses are; from one that the system chooses if it is bound to all of them and the host has several.
+//!
+//! A listener that is no longer wanted, and one of a process that ends, serves its sessions and begins none. No worker
+//! closes its socket before the last session of all has ended: what waits in a socket when it is closed is lost.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -22,9 +25,10 @@ use foldhash::fast::RandomState;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::io::ReadBuf;
 use tokio::net::UdpSocket;
-use tokio::sync::oneshot;
+use tokio::sync::mpsc;
 
 use super::accept::BindError;
+use super::owners::{self, Handed, Mailbox, Whose};
 use super::passage::{Passage, Who};
 use super::{Shared, Spec};
 use crate::proxy::backend::End;
@@ -41,8 +45,8 @@ const ROUND: usize = 64;
 /// Bytes that the system may keep for us; it lowers this to its own limit.
 const BUFFER: usize = 1 << 20;
 
-/// How often a listener that drains looks whether its last session has ended.
-const LOOK: Duration = Duration::from_millis(100);
+/// How often a listener that drains looks whether the last session has ended.
+pub(super) const LOOK: Duration = Duration::from_millis(100);
 
 /// Between two looks (nanoseconds) of a session whether its endpoint is still there.
 const LOOK_AGAIN: u64 = 1_000_000_000;
@@ -75,7 +79,13 @@ pub struct Datagrams {
     counters: Arc<ListenerCounters>,
     socket: UdpSocket,
     sessions: RefCell<HashMap<SocketAddr, Rc<Session>, RandomState>>,
-    draining: Cell<bool>,
+    mailbox: Mailbox,
+    mail: RefCell<mpsc::Receiver<Handed>>,
+    wanted: Cell<bool>,
+    /// Whether sessions begin; no longer wanted, it first takes in what had come.
+    begins: Cell<bool>,
+    /// Of the task that takes datagrams in.
+    waker: Cell<Option<Waker>>,
 }
 
 impl Datagrams {
@@ -89,63 +99,92 @@ impl Datagrams {
         shared: Arc<Shared>,
         socket: std::net::UdpSocket,
     ) -> io::Result<Rc<Self>> {
+        let (mailbox, mail) = owners::mailbox();
+        let socket = UdpSocket::from_std(socket)?;
+        shared.beginning.fetch_add(1, Ordering::AcqRel);
         Ok(Rc::new(Self {
             counters: context.counters.listener(&spec.name),
             context: context.clone(),
             spec,
             shared,
-            socket: UdpSocket::from_std(socket)?,
+            socket,
             sessions: RefCell::default(),
-            draining: Cell::new(false),
+            mailbox,
+            mail: RefCell::new(mail),
+            wanted: Cell::new(true),
+            begins: Cell::new(true),
+            waker: Cell::new(None),
         }))
     }
 
-    /// Passes datagrams on until it is told to stop. Told so by a message it ends when its sessions have ended, which
-    /// then happens behind its back; without one, because the listener is gone, its sessions end at once.
-    pub async fn run(self: Rc<Self>, mut stop: oneshot::Receiver<()>) {
-        let drain = poll_fn(|cx| {
-            if let Poll::Ready(told) = Pin::new(&mut stop).poll(cx) {
-                return Poll::Ready(told.is_ok());
-            }
+    /// What all workers' ends have in common.
+    pub fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    /// Where it listens.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn address(&self) -> io::Result<SocketAddr> {
+        self.socket.local_addr()
+    }
+
+    /// Whether it is wanted. If not, it begins no sessions, and [`Datagrams::run`] ends when the last one of all workers has
+    /// ended. It may be wanted again until then.
+    pub fn want(&self, wanted: bool) {
+        self.wanted.set(wanted);
+        if wanted && !self.begins.replace(true) {
+            self.shared.beginning.fetch_add(1, Ordering::AcqRel);
+        }
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
+    }
+
+    /// Passes datagrams on until it is neither wanted nor needed.
+    pub async fn run(self: Rc<Self>) {
+        let timer = self.context.timers.timer();
+        poll_fn(|cx| {
+            self.waker.set(Some(cx.waker().clone()));
             _ = self.poll_receive(cx);
+            if self.wanted.get() {
+                return Poll::Pending;
+            }
+            if self.begins.replace(false) {
+                self.shared.beginning.fetch_sub(1, Ordering::AcqRel);
+            }
+            // Asked in this order: a worker that begins sessions may have begun one by the time that it stops.
+            if self.shared.beginning.load(Ordering::Acquire) == 0
+                && self.shared.connections.load(Ordering::Acquire) == 0
+            {
+                return Poll::Ready(());
+            }
+            // Nobody tells when the last session ends; that is rare enough to be asked for.
+            let now = self.context.now();
+            timer.set(now + LOOK.as_nanos() as u64, now);
+            _ = timer.poll(cx, || now);
             Poll::Pending
         })
         .await;
-        if drain {
-            // What had already come is not lost.
-            _ = poll_fn(|cx| Poll::Ready(self.poll_receive(cx))).await;
-            self.draining.set(true);
-            let context = self.context.clone();
-            context.spawn(async move {
-                let timer = self.context.timers.timer();
-                poll_fn(|cx| {
-                    _ = self.poll_receive(cx);
-                    if self.sessions.borrow().is_empty() {
-                        return Poll::Ready(());
-                    }
-                    // Nobody tells when the last session ends; that is rare enough to be asked for.
-                    let now = self.context.now();
-                    timer.set(now + LOOK.as_nanos() as u64, now);
-                    _ = timer.poll(cx, || now);
-                    Poll::Pending
-                })
-                .await;
-            });
-        } else {
-            for session in self.sessions.take().into_values() {
-                session.end(None);
-            }
-        }
     }
 
     /// Takes in what has come.
     fn poll_receive(self: &Rc<Self>, cx: &mut Task<'_>) -> Poll<()> {
         self.context.tick();
+        loop {
+            let handed = self.mail.borrow_mut().poll_recv(cx);
+            let Poll::Ready(Some(Handed { client, datagram })) = handed else { break };
+            self.take(&datagram, client);
+        }
         with_scratch(|scratch| {
             for _ in 0..ROUND {
                 let mut into = ReadBuf::new(scratch);
                 match self.socket.poll_recv_from(cx, &mut into) {
-                    Poll::Ready(Ok(client)) => self.take(into.filled(), client),
+                    Poll::Ready(Ok(client)) => {
+                        self.counters.datagrams_in.add(1);
+                        self.take(into.filled(), client);
+                    }
                     // An answer could not be delivered: whose it was is not said.
                     Poll::Ready(Err(_)) => {}
                     Poll::Pending => return Poll::Ready(()),
@@ -157,25 +196,52 @@ impl Datagrams {
     }
 
     fn take(self: &Rc<Self>, datagram: &[u8], client: SocketAddr) {
-        self.counters.datagrams_in.add(1);
         let known = self.sessions.borrow().get(&client).cloned();
         let sent = match known {
             // A session that has no room at the moment is not over: its client has no second one.
-            Some(session) => session.send(datagram) || session.over.get() && self.open(datagram, client),
-            None => self.open(datagram, client),
+            Some(session) => session.send(datagram) || session.over.get() && self.take_first(datagram, client),
+            None => self.take_first(datagram, client),
         };
         if !sent {
             self.counters.datagrams_dropped.add(1);
         }
     }
 
+    /// A datagram of a client that has no session here: maybe elsewhere, else one begins. Says whether it was passed on.
+    fn take_first(self: &Rc<Self>, datagram: &[u8], client: SocketAddr) -> bool {
+        let room = self.room();
+        match self.shared.owners.ask(client, &self.mailbox, room.is_ok()) {
+            Whose::Theirs(owner) => owner.try_send(Handed { client, datagram: datagram.into() }).is_ok(),
+            Whose::Ours if room.is_ok() => {
+                let opened = self.open(datagram, client);
+                if !opened {
+                    self.shared.owners.release(client, &self.mailbox);
+                }
+                opened
+            }
+            Whose::Ours | Whose::Nobodys => {
+                self.counters.refused.add(1);
+                if let Err(fault) = room {
+                    self.context.stats.borrow_mut().fault(fault.index());
+                }
+                false
+            }
+        }
+    }
+
+    /// Whether another session may begin.
+    fn room(&self) -> Result<(), Fault> {
+        if !self.begins.get() {
+            return Err(Fault::Draining);
+        }
+        let limits = &self.context.options.limits;
+        let here = self.shared.connections.load(Ordering::Relaxed) < u64::from(limits.udp_sessions);
+        let everywhere = self.shared.sessions.load(Ordering::Relaxed) < limits.all_udp_sessions;
+        if here && everywhere { Ok(()) } else { Err(Fault::Overloaded) }
+    }
+
     /// A session for a client, which begins with this datagram.
     fn open(self: &Rc<Self>, datagram: &[u8], client: SocketAddr) -> bool {
-        let limit = u64::from(self.context.options.limits.udp_sessions);
-        if self.draining.get() || self.shared.connections.load(Ordering::Relaxed) >= limit {
-            self.counters.refused.add(1);
-            return false;
-        }
         let stream = {
             let snapshot = self.context.published.load();
             snapshot.entries.get(&self.spec.bind).and_then(|table| table.stream()).cloned()
@@ -330,6 +396,14 @@ impl Session {
     }
 }
 
+impl Drop for Datagrams {
+    fn drop(&mut self) {
+        if self.begins.get() {
+            self.shared.beginning.fetch_sub(1, Ordering::AcqRel);
+        }
+    }
+}
+
 /// Holds the places of a session until it is dropped, also by a panic.
 struct Place {
     listener: Rc<Datagrams>,
@@ -343,6 +417,7 @@ impl Place {
         listener.counters.open.add(1);
         listener.counters.active.add(1);
         listener.shared.connections.fetch_add(1, Ordering::Relaxed);
+        listener.shared.sessions.fetch_add(1, Ordering::Relaxed);
         Self { listener: listener.clone(), client, session }
     }
 
@@ -422,12 +497,14 @@ impl Drop for Place {
         session.over.set(true);
         listener.counters.open.sub(1);
         listener.counters.active.sub(1);
-        listener.shared.connections.fetch_sub(1, Ordering::Relaxed);
         let mut sessions = listener.sessions.borrow_mut();
         // The client may have a new one.
         if sessions.get(client).is_some_and(|known| Rc::ptr_eq(known, session)) {
             sessions.remove(client);
+            listener.shared.owners.release(*client, &listener.mailbox);
         }
+        listener.shared.sessions.fetch_sub(1, Ordering::Relaxed);
+        listener.shared.connections.fetch_sub(1, Ordering::Release);
     }
 }
 

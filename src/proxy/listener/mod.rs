@@ -1,12 +1,13 @@
 //! Connections: where they arrive, what they are, and who serves them.
 //!
 //! `accept` takes them in, `tls` (with `hello`) and `proxy_protocol` find out what they are, `serve_h1` and `serve_h2` bring
-//! their requests to the path of a request. What is not HTTP is passed on by `stream` and `datagrams`; `passage`
-//! says where to, and counts it.
+//! their requests to the path of a request. What is not HTTP is passed on by `stream` and `datagrams` (with `owners`);
+//! `passage` says where to, and counts it.
 
 mod accept;
 mod datagrams;
 mod hello;
+mod owners;
 mod passage;
 mod proxy_protocol;
 mod serve_h1;
@@ -43,6 +44,19 @@ pub struct Spec {
 pub struct Shared {
     /// Open connections, or sessions of datagrams.
     pub connections: AtomicU64,
+    /// Sessions of datagrams at all listeners of the process.
+    sessions: Arc<AtomicU64>,
+    /// Workers that begin sessions of datagrams.
+    beginning: AtomicU64,
+    /// Whose clients' sessions of datagrams are.
+    owners: owners::Owners,
+}
+
+impl Shared {
+    /// Of a listener; `sessions` counts those of datagrams at all listeners of the process.
+    pub fn new(sessions: &Arc<AtomicU64>) -> Arc<Self> {
+        Arc::new(Self { sessions: sessions.clone(), ..Self::default() })
+    }
 }
 
 #[cfg(test)]

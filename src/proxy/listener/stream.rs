@@ -136,7 +136,8 @@ async fn join(context: &Rc<Context>, passage: &mut Passage, down: Io, up: Io, ea
     match result {
         _ if end != End::Natural => {}
         Ok(()) => passage.fault = None,
-        // Who waits for the rest must not take what there was for the whole: a reset is passed on as one.
+        // Who waits for the rest must not take what there was for the whole: a reset is passed on as one, and so is the end
+        // of a connection before that of its TLS, which anyone on the way can bring about.
         Err(Party::Down) => {
             passage.fault = Some(Fault::ClientGone);
             reset_on_close(&up.borrow());
@@ -170,6 +171,8 @@ struct Way {
 }
 
 impl Inspect for Way {
+    const ENDS_BY_CLOSING: bool = true;
+
     fn pass(&mut self, _: &[u8]) {}
 
     fn is_over(&self) -> bool {

@@ -161,6 +161,9 @@ impl Frames {
 }
 
 impl Inspect for Frames {
+    /// A WebSocket ends with a Close frame, whatever becomes of the connection then.
+    const ENDS_BY_CLOSING: bool = false;
+
     fn pass(&mut self, mut bytes: &[u8]) {
         if !self.tracked {
             return;

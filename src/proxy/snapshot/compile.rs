@@ -80,9 +80,10 @@ fn compile_entry(
     {
         return before.clone();
     }
+    let boundaries = Boundaries::new(&entry.boundaries);
     let streams = (!entry.streams.is_empty()).then(|| {
         let compiled = |stream: &Stream| Arc::new(CompiledStream::new(stream, live.rule(&stream.rule)));
-        Box::new(StreamTable::new(&entry.streams, terminate, compiled))
+        Box::new(StreamTable::new(&entry.streams, terminate, boundaries.as_deref(), compiled))
     });
     Arc::new(EntryTable {
         protocol: entry.protocol,
@@ -91,7 +92,7 @@ fn compile_entry(
         tls,
         verifies_clients: entry.client_certificates.is_some(),
         hosts,
-        boundaries: Boundaries::new(&entry.boundaries),
+        boundaries,
         streams,
         source: entry.hosts.clone(),
     })

@@ -19,6 +19,8 @@ pub(super) struct StreamTable {
     /// How TLS ends here for streams, if it does for any.
     pub(super) terminate: Option<Arc<ServerConfig>>,
     streams: ByHost<Arc<CompiledStream>>,
+    /// The hostnames of isolated listeners at which something is passed on.
+    listeners: ByHost<()>,
 }
 
 /// A stream as connections use it.
@@ -71,15 +73,19 @@ impl StreamTable {
     pub(super) fn new(
         source: &Arc<Vec<Stream>>,
         terminate: Option<Arc<ServerConfig>>,
+        boundaries: Option<&Boundaries>,
         mut compiled: impl FnMut(&Stream) -> Arc<CompiledStream>,
     ) -> Self {
-        let mut streams = ByHost::default();
+        let (mut streams, mut listeners) = (ByHost::default(), ByHost::default());
         for stream in &**source {
             if streams.of(&stream.host).is_none() {
                 streams.insert(&stream.host, compiled(stream));
             }
+            if let Some(listener) = boundaries.and_then(|boundaries| boundaries.listener_of(&stream.host)) {
+                listeners.insert(listener, ());
+            }
         }
-        Self { source: source.clone(), terminate, streams }
+        Self { source: source.clone(), terminate, streams, listeners }
     }
 
     /// In no order.
@@ -125,10 +131,8 @@ impl EntryTable {
         if let Some(stream) = streams.find(server_name, boundaries) {
             return Dispatch::Stream(stream.clone());
         }
-        let is_for_streams = boundaries.is_some_and(|boundaries| {
-            let own = boundaries.listener(server_name.unwrap_or_default());
-            own.is_some() && streams.values().any(|stream| boundaries.listener_of(&stream.host) == own)
-        });
+        let own = boundaries.and_then(|boundaries| boundaries.listener(server_name.unwrap_or_default()));
+        let is_for_streams = own.is_some_and(|own| streams.listeners.of(own).is_some());
         let can_be_http = !self.hosts.is_empty() && self.certificates.select(server_name).is_some();
         if can_be_http && !is_for_streams { Dispatch::Http } else { Dispatch::Nobody }
     }

@@ -11,6 +11,10 @@ use super::io::{Io, Unsent};
 
 /// Looks at what passes in one direction, and may end it.
 pub trait Inspect {
+    /// Whether nothing but the end of the stream tells that it is whole. One that is cut off below TLS, without a
+    /// close_notify, is then broken off (RFC 8446 section 6.1); otherwise it ends, and what is inside knows better.
+    const ENDS_BY_CLOSING: bool;
+
     /// These bytes pass.
     fn pass(&mut self, bytes: &[u8]);
 
@@ -105,10 +109,10 @@ impl<'a, I: Inspect> Relay<'a, I> {
 }
 
 /// Moves what can be moved from one side to the other. Ready when `from` has ended and `to` knows.
-fn poll_way(
+fn poll_way<I: Inspect>(
     from: &mut Side<'_>,
     to: &mut Side<'_>,
-    inspect: &mut impl Inspect,
+    inspect: &mut I,
     moved: &mut u64,
     cx: &mut Context<'_>,
 ) -> Poll<Result<(), Party>> {
@@ -122,7 +126,7 @@ fn poll_way(
             return Poll::Ready(Ok(()));
         }
         let written = with_scratch(|scratch| {
-            let read = ready!(from.io.borrow_mut().poll_read(cx, scratch)).map_err(|_| from.party)?;
+            let read = ready!(poll_read::<I>(&mut from.io.borrow_mut(), cx, scratch)).map_err(|_| from.party)?;
             if read == 0 {
                 from.eof = true;
                 return Poll::Ready(Ok(()));
@@ -136,4 +140,8 @@ fn poll_way(
         });
         ready!(written)?;
     }
+}
+
+fn poll_read<I: Inspect>(io: &mut Io, cx: &mut Context<'_>, into: &mut [u8]) -> Poll<std::io::Result<usize>> {
+    if I::ENDS_BY_CLOSING { io.poll_read_to_end(cx, into) } else { io.poll_read(cx, into) }
 }

@@ -134,4 +134,14 @@ mod tests {
         assert!(listed.may_remove(route) && !listed.may_remove(class));
         assert!(Listed::default().may_remove(class));
     }
+
+    #[test]
+    fn what_asks_to_be_served_is_selected_and_what_it_refers_to_is_not() {
+        for kind in
+            STATUS_KINDS.iter().map(|kind| kind.name).chain(["Service", "Secret", "ConfigMap", "ReferenceGrant"])
+        {
+            let asks = kind.ends_with("Route") || ["Ingress", "Gateway", "ListenerSet"].contains(&kind);
+            assert_eq!(named(kind).is_selected(), asks, "{kind}");
+        }
+    }
 }

@@ -50,6 +50,7 @@ use super::feed;
 use crate::control::translate::stream_objects::{TCPRoute, UDPRoute};
 use crate::drain::DrainWatch;
 use progress::Fresh;
+use remote::{Kind, Remote};
 use strip::Watched;
 use view::{News, View};
 use watch::{Outlet, Subject};
@@ -71,7 +72,7 @@ pub struct Scope {
     pub kubeconfig: Option<PathBuf>,
     /// Namespaces; none named: all.
     pub namespaces: Vec<String>,
-    /// Label selector of Ingresses, Gateways and HTTPRoutes.
+    /// Label selector of what asks to be served: Ingresses, Gateways, ListenerSets and routes of every kind.
     pub selector: Option<String>,
 }
 
@@ -99,7 +100,7 @@ impl Kubernetes {
         let entered = runtime.enter();
         let client = connect(config.clone()).map_err(wrong)?;
         drop(entered);
-        let experimental = runtime.block_on(channel::is_experimental(&remote::Remote::new(client.clone())));
+        let experimental = runtime.block_on(channel::is_experimental(&Remote::new(client.clone())));
         let age = Arc::new(Age::default());
         let (sender, batches) = feed::channel();
         let watches = watches(&client, scope, &server);
@@ -193,14 +194,15 @@ fn watches(client: &Client, scope: &Scope, server: &str) -> Vec<Start> {
             self.starts.push(start(Api::<K>::all(self.client.clone()), subject));
         }
 
-        fn each<K>(&mut self, labels: Option<&str>, fields: Option<&str>)
+        fn each<K>(&mut self, fields: Option<&str>)
         where
             K: Watched + Resource<DynamicType = (), Scope = NamespaceResourceScope>,
             K: DeserializeOwned + Clone + Debug + Send + Sync + 'static,
         {
+            let selected = Kind::named(K::KIND).is_some_and(Kind::is_selected);
             let subject = Subject {
                 cluster: false,
-                labels: labels.map(str::to_owned),
+                labels: self.scope.selector.clone().filter(|_| selected),
                 fields: fields.map(str::to_owned),
                 ..self.subject::<K>()
             };
@@ -216,25 +218,24 @@ fn watches(client: &Client, scope: &Scope, server: &str) -> Vec<Start> {
     }
 
     let mut plan = Plan { client, scope, server, starts: Vec::new() };
-    let selector = scope.selector.as_deref();
-    plan.each::<Service>(None, None);
-    plan.each::<EndpointSlice>(None, None);
+    plan.each::<Service>(None);
+    plan.each::<EndpointSlice>(None);
     // The releases of Helm, tokens and pull secrets are most of a cluster's Secrets, and none of them is ever asked for.
-    plan.each::<Secret>(None, Some("type=kubernetes.io/tls"));
-    plan.each::<Secret>(None, Some("type=Opaque"));
-    plan.each::<ConfigMap>(None, None);
-    plan.each::<Ingress>(selector, None);
+    plan.each::<Secret>(Some("type=kubernetes.io/tls"));
+    plan.each::<Secret>(Some("type=Opaque"));
+    plan.each::<ConfigMap>(None);
+    plan.each::<Ingress>(None);
     plan.cluster::<IngressClass>();
     plan.cluster::<DeserializeGuard<GatewayClass>>();
-    plan.each::<DeserializeGuard<Gateway>>(selector, None);
-    plan.each::<DeserializeGuard<HTTPRoute>>(selector, None);
-    plan.each::<DeserializeGuard<GRPCRoute>>(selector, None);
-    plan.each::<DeserializeGuard<TLSRoute>>(selector, None);
-    plan.each::<DeserializeGuard<TCPRoute>>(selector, None);
-    plan.each::<DeserializeGuard<UDPRoute>>(selector, None);
-    plan.each::<DeserializeGuard<ListenerSet>>(selector, None);
-    plan.each::<DeserializeGuard<BackendTLSPolicy>>(None, None);
-    plan.each::<DeserializeGuard<ReferenceGrant>>(None, None);
+    plan.each::<DeserializeGuard<Gateway>>(None);
+    plan.each::<DeserializeGuard<HTTPRoute>>(None);
+    plan.each::<DeserializeGuard<GRPCRoute>>(None);
+    plan.each::<DeserializeGuard<TLSRoute>>(None);
+    plan.each::<DeserializeGuard<TCPRoute>>(None);
+    plan.each::<DeserializeGuard<UDPRoute>>(None);
+    plan.each::<DeserializeGuard<ListenerSet>>(None);
+    plan.each::<DeserializeGuard<BackendTLSPolicy>>(None);
+    plan.each::<DeserializeGuard<ReferenceGrant>>(None);
     plan.cluster::<Namespace>();
     plan.starts
 }

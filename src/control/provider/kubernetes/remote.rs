@@ -90,9 +90,13 @@ impl Kind {
         format!("{}/{name}", self.list(namespace))
     }
 
-    /// Whether only those with the labels that Weir is to look at are watched.
+    /// Whether only those with the labels that Weir is to look at are watched: what asks to be served. What it refers to, and
+    /// what speaks of something else, needs no labels.
     pub fn is_selected(&self) -> bool {
-        !matches!(self.name, "GatewayClass" | "BackendTLSPolicy")
+        matches!(
+            self.name,
+            "Ingress" | "Gateway" | "ListenerSet" | "HTTPRoute" | "GRPCRoute" | "TLSRoute" | "TCPRoute" | "UDPRoute"
+        )
     }
 
     /// The RBAC rule that allows it, for messages.

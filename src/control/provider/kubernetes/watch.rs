@@ -217,16 +217,20 @@ where
         let has_status = STATUS_KINDS.iter().any(|kind| kind.name == K::KIND);
         let begun = Instant::now();
         loop {
-            let event = match timeout(SILENCE, events.next()).await {
-                Ok(Some(Ok(event))) => event,
-                Ok(Some(Err(error))) => return Err(self.stop("watch", error)),
-                // The end of its time, or of the connection: both are followed by another watch.
-                Ok(None) if begun.elapsed() > SHORT => return Ok(()),
-                Ok(None) => {
-                    sleep(self.fail()).await;
-                    return Ok(());
-                }
+            let heard = match timeout(SILENCE, events.next()).await {
+                Ok(heard) => heard,
                 Err(_) => return Err(self.silent()),
+            };
+            let Some(Ok(event)) = heard else {
+                // A connection that was open until now has told everything until now.
+                self.outlet.say(News::Alive).await?;
+                match heard {
+                    Some(Err(error)) => return Err(self.stop("watch", error)),
+                    // The end of its time, or of the connection: both are followed by another watch.
+                    _ if begun.elapsed() > SHORT => {}
+                    _ => sleep(self.fail()).await,
+                }
+                return Ok(());
             };
             self.failures = 0;
             match event {

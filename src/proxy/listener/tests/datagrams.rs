@@ -1,3 +1,4 @@
+use super::super::datagrams::LOOK;
 use super::*;
 
 async fn client(to: SocketAddr) -> UdpSocket {
@@ -114,6 +115,7 @@ fn sessions_are_bounded_and_datagrams_without_one_are_counted() {
         let counters = worker.context.counters.listener("test");
         worker.until("it is refused", |_| counters.datagrams_dropped.value() == 1).await;
         assert_eq!((counters.refused.value(), counters.open.value()), (1, 3));
+        assert_eq!(worker.faults(Fault::Overloaded), 1);
         assert_eq!(ask(&clients[0], "2").await, "a:2");
     });
 }
@@ -124,27 +126,101 @@ fn draining_listener_serves_its_sessions_and_begins_none() {
     options.timeouts.udp_idle = Duration::from_millis(500);
     on_a_worker(options, async |worker| {
         worker.publish(&udp([backend("a", &[echo_datagrams("a").await])]));
-        let (address, stop) = worker.listen_for_datagrams();
+        let (address, datagrams) = worker.listen_for_datagrams();
         let old = client(address).await;
         assert_eq!(ask(&old, "1").await, "a:1");
-        stop.send(()).unwrap();
+        datagrams.want(false);
         let counters = worker.context.counters.listener("test");
         let new = client(address).await;
         new.send(b"1").await.unwrap();
         worker.until("it is refused", |_| counters.refused.value() == 1).await;
+        assert_eq!(worker.faults(Fault::Draining), 1);
         assert_eq!(ask(&old, "2").await, "a:2");
         worker.until("nothing is open", |worker| worker.context.counters.open_connections() == 0).await;
     });
 }
 
 #[test]
-fn sessions_of_a_listener_that_is_gone_end_with_it() {
+fn listener_that_is_wanted_again_goes_on_with_its_sessions() {
     on_a_worker(options(), async |worker| {
+        let (a, b) = (echo_datagrams("a").await, echo_datagrams("b").await);
+        worker.publish(&udp([backend("a", &[a, b])]));
+        let (address, datagrams) = worker.listen_for_datagrams();
+        let old = client(address).await;
+        let name = ask(&old, "1").await.replace(":1", "");
+        datagrams.want(false);
+        let counters = worker.context.counters.listener("test");
+        let new = client(address).await;
+        new.send(b"1").await.unwrap();
+        worker.until("it is refused", |_| counters.refused.value() == 1).await;
+        datagrams.want(true);
+        assert!(ask(&new, "2").await.ends_with(":2"));
+        assert_eq!(ask(&old, "2").await, format!("{name}:2"));
+        assert_eq!(counters.open.value(), 2);
+    });
+}
+
+#[test]
+fn sessions_stay_whole_while_sockets_of_other_workers_come_and_go() {
+    on_a_worker(options(), async |worker| {
+        let endpoints = [echo_datagrams("a").await, echo_datagrams("b").await, echo_datagrams("c").await];
+        worker.publish(&udp([backend("a", &endpoints)]));
+        let shared = Arc::<Shared>::default();
+        let any = ([127, 0, 0, 1], 0).into();
+        let (first, task) = listen_for_datagrams(&worker.context, any, &shared);
+        let address = first.address().unwrap();
+        let (mut ends, mut tasks, mut clients) = (vec![first], vec![task], Vec::new());
+        let go_on = async |clients: &[(String, UdpSocket)], text: &str| {
+            for (name, client) in clients {
+                assert_eq!(ask(client, text).await, format!("{name}:{text}"));
+            }
+        };
+        for index in 0..WORKERS {
+            if index > 0 {
+                let (end, task) = listen_for_datagrams(&worker.another(index), address, &shared);
+                ends.push(end);
+                tasks.push(task);
+            }
+            // The last one comes when there is no new client, and so has no session.
+            for _ in 0..if index + 1 < WORKERS { 20 } else { 0 } {
+                let client = client(address).await;
+                let answer = ask(&client, "hello").await;
+                clients.push((answer.strip_suffix(":hello").unwrap().to_owned(), client));
+            }
+            go_on(&clients, "x").await;
+        }
+        for end in &ends {
+            end.want(false);
+        }
+        // Time for whoever goes too early.
+        tokio::time::sleep(LOOK * 2).await;
+        assert!(!tasks.iter().any(|task| task.is_finished()), "what comes in at its socket is still needed");
+        go_on(&clients, "y").await;
+        assert_eq!(shared.connections.load(std::sync::atomic::Ordering::Relaxed), clients.len() as u64);
+        let color = worker.live.borrow().backend(&key("a")).unwrap().colors[0].clone();
+        color.streams.order(crate::proxy::backend::DrainOrder::Force);
+        for task in tasks {
+            task.await.unwrap();
+        }
+        assert_eq!(shared.connections.load(std::sync::atomic::Ordering::Relaxed), 0);
+    });
+}
+
+#[test]
+fn all_listeners_together_have_a_ceiling_of_sessions() {
+    let mut options = options();
+    options.limits.all_udp_sessions = 2;
+    on_a_worker(options, async |worker| {
         worker.publish(&udp([backend("a", &[echo_datagrams("a").await])]));
-        let (address, stop) = worker.listen_for_datagrams();
-        assert_eq!(ask(&client(address).await, "1").await, "a:1");
-        drop(stop);
-        worker.until("nothing is open", |worker| worker.context.counters.open_connections() == 0).await;
+        let sessions = Arc::default();
+        let any = ([127, 0, 0, 1], 0).into();
+        let (one, _task) = listen_for_datagrams(&worker.context, any, &Shared::new(&sessions));
+        let (two, _task) = listen_for_datagrams(&worker.context, any, &Shared::new(&sessions));
+        let (at_one, at_two) = (client(one.address().unwrap()).await, client(two.address().unwrap()).await);
+        assert_eq!((ask(&at_one, "1").await, ask(&at_two, "1").await), ("a:1".to_owned(), "a:1".to_owned()));
+        client(two.address().unwrap()).await.send(b"1").await.unwrap();
+        worker.until("it is refused", |worker| worker.faults(Fault::Overloaded) == 1).await;
+        assert_eq!(ask(&at_two, "2").await, "a:2");
     });
 }
 

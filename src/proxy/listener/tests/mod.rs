@@ -13,7 +13,6 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
-use tokio::sync::oneshot;
 
 use super::{Datagrams, Listener, Shared, Spec, bind, bind_datagrams};
 use crate::model::*;
@@ -24,6 +23,9 @@ use crate::proxy::snapshot::{Live, Published, compile};
 use crate::telemetry::access_log::Logger;
 use crate::telemetry::clock;
 use crate::telemetry::stats::{Registry, Totals};
+
+/// Most workers of a test.
+const WORKERS: usize = 5;
 
 const BIND: Bind = Bind::Port(1);
 
@@ -39,7 +41,7 @@ struct Worker {
 fn on_a_worker<F: Future>(options: Options, test: impl FnOnce(Rc<Worker>) -> F) -> F::Output {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build_local(Default::default()).unwrap();
     let reasons: Vec<&'static str> = Fault::ALL.iter().map(|fault| fault.code()).collect();
-    let registry = Registry::new(1, reasons.leak());
+    let registry = Registry::new(WORKERS, reasons.leak());
     let published = Arc::<Published>::default();
     let shard = registry.shard(0);
     let context = Context::new(Arc::new(options), published.clone(), shard, Arc::default(), Logger::off(), 7);
@@ -80,15 +82,19 @@ impl Worker {
         address
     }
 
-    /// Listens for datagrams until the sender is used or dropped.
-    fn listen_for_datagrams(&self) -> (SocketAddr, oneshot::Sender<()>) {
-        let spec = Self::spec(Protocol::Udp);
-        let socket = bind_datagrams(&spec).unwrap();
-        let address = socket.local_addr().unwrap();
-        let datagrams = Datagrams::new(&self.context, spec, Arc::default(), socket).unwrap();
-        let (stop, stopped) = oneshot::channel();
-        tokio::task::spawn_local(datagrams.run(stopped));
-        (address, stop)
+    /// Another worker of the same process, on the same thread.
+    fn another(&self, index: usize) -> Rc<Context> {
+        let (options, published) = (self.context.options.clone(), self.published.clone());
+        let context = Context::new(options, published, self.registry.shard(index), Arc::default(), Logger::off(), 7);
+        let timers = context.timers.clone();
+        tokio::task::spawn_local(async move { timers.run(clock::now).await });
+        context
+    }
+
+    /// Listens for datagrams.
+    fn listen_for_datagrams(&self) -> (SocketAddr, Rc<Datagrams>) {
+        let (datagrams, _) = listen_for_datagrams(&self.context, ([127, 0, 0, 1], 0).into(), &Arc::default());
+        (datagrams.address().unwrap(), datagrams)
     }
 
     fn totals(&self) -> Totals {
@@ -110,6 +116,19 @@ impl Worker {
         }
         panic!("not so after 10 s: {what}");
     }
+}
+
+/// One worker's end of a listener for datagrams, and its task.
+fn listen_for_datagrams(
+    context: &Rc<Context>,
+    address: SocketAddr,
+    shared: &Arc<Shared>,
+) -> (Rc<Datagrams>, tokio::task::JoinHandle<()>) {
+    let spec = Spec { address, ..Worker::spec(Protocol::Udp) };
+    let socket = bind_datagrams(&spec).unwrap();
+    let datagrams = Datagrams::new(context, spec, shared.clone(), socket).unwrap();
+    let task = tokio::task::spawn_local(datagrams.clone().run());
+    (datagrams, task)
 }
 
 fn key(service: &str) -> BackendKey {

@@ -4,6 +4,7 @@ use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use super::*;
+use crate::telemetry::stats::Class;
 
 /// Signs certificates.
 pub(super) struct Authority {
@@ -261,5 +262,83 @@ fn what_is_no_hello_is_closed() {
         worker.until("nothing is open", |worker| worker.context.counters.open_connections() == 0).await;
         let counters = worker.context.counters.listener("test");
         assert_eq!(counters.handshakes_failed.value(), 5);
+    });
+}
+
+/// A client and, accepted but not served, the endpoint that it is joined with.
+async fn joined(worker: &Worker, listener: &TcpListener, client: &Arc<ClientConfig>) -> (Stream, TcpStream) {
+    let address = worker.listen(Protocol::Https);
+    let (client, accepted) = tokio::join!(connect(address, client, "ends.test"), listener.accept());
+    (client.unwrap(), accepted.unwrap().0)
+}
+
+fn ends(pair: &Pair, endpoints: Backend) -> Model {
+    let entry = Entry {
+        protocol: Protocol::Https,
+        certificates: Arc::new(vec![one("ends.test", pair)]),
+        streams: Arc::new(vec![stream(exact("ends.test"), StreamMode::Terminate, &[("a", 1)])]),
+        ..Entry::default()
+    };
+    model(entry, [endpoints])
+}
+
+#[test]
+fn client_that_is_cut_off_before_its_close_notify_is_a_reset_for_the_endpoint() {
+    on_a_worker(options(), async |worker| {
+        let authority = Authority::new();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        worker.publish(&ends(&authority.issue("ends.test"), backend("a", &[listener.local_addr().unwrap()])));
+        let config = authority.client(None, &[]);
+        for cut in [false, true] {
+            let (mut client, mut endpoint) = joined(&worker, &listener, &config).await;
+            client.write_all(b"half").await.unwrap();
+            let mut buffer = [0; 8];
+            assert_eq!(endpoint.read(&mut buffer).await.unwrap(), 4);
+            if cut {
+                let mut below = client.into_inner().0;
+                below.shutdown().await.unwrap();
+                let error = endpoint.read(&mut buffer).await.unwrap_err();
+                assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+                worker.until("it is counted", |worker| worker.faults(Fault::ClientGone) == 1).await;
+            } else {
+                client.shutdown().await.unwrap();
+                assert_eq!(endpoint.read(&mut buffer).await.unwrap(), 0, "an orderly end is passed on as one");
+                endpoint.write_all(b"rest").await.unwrap();
+                assert_eq!(client.read(&mut buffer).await.unwrap(), 4, "the other direction has not ended");
+            }
+        }
+        worker.until("both are over", |worker| worker.context.counters.open_connections() == 0).await;
+        assert_eq!(worker.faults(Fault::ClientGone), 1);
+        let color = &worker.totals().colors[0];
+        assert_eq!((color.flow.started, color.classes[Class::ClientAbort as usize]), (2, 1));
+    });
+}
+
+#[test]
+fn endpoint_that_is_cut_off_before_its_close_notify_is_a_reset_for_the_client() {
+    on_a_worker(options(), async |worker| {
+        let authority = Authority::new();
+        let (ours, theirs) = (authority.issue("ends.test"), authority.issue("a.test"));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut endpoints = backend("a", &[listener.local_addr().unwrap()]);
+        endpoints.protocol =
+            UpstreamProtocol::Tls(UpstreamTls { server_name: Some("a.test".into()), ..UpstreamTls::default() });
+        worker.publish(&ends(&ours, endpoints));
+        let (mut client, endpoint) = joined(&worker, &listener, &authority.client(None, &[])).await;
+        let config = ServerConfig::builder_with_provider(crate::tls::provider())
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(theirs.chain(), theirs.key())
+            .unwrap();
+        let mut endpoint = TlsAcceptor::from(Arc::new(config)).accept(endpoint).await.unwrap();
+        endpoint.write_all(b"half").await.unwrap();
+        let mut buffer = [0; 8];
+        assert_eq!(client.read(&mut buffer).await.unwrap(), 4);
+        let mut endpoint = endpoint.into_inner().0;
+        endpoint.shutdown().await.unwrap();
+        let error = client.read(&mut buffer).await.unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+        worker.until("it is counted", |worker| worker.faults(Fault::UpstreamReset) == 1).await;
     });
 }

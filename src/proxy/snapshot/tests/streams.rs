@@ -169,6 +169,80 @@ fn server_name_tells_streams_from_http() {
 }
 
 #[test]
+fn unknown_name_is_for_http_exactly_where_no_stream_is_at_its_listener() {
+    let mut random = fastrand::Rng::with_seed(5);
+    let labels = |random: &mut fastrand::Rng, most: usize| -> String {
+        let labels: Vec<&str> =
+            (0..random.usize(1..=most)).map(|_| *random.choice(&["a", "b", "c"]).unwrap()).collect();
+        labels.join(".")
+    };
+    let pattern = |random: &mut fastrand::Rng| match random.u8(0..8) {
+        0 => HostPattern::Any,
+        1..5 => wildcard(&format!(".{}", labels(random, 2))),
+        _ => exact(&labels(random, 3)),
+    };
+    // The narrowest listener that has the pattern within it.
+    let within = |listener: &HostPattern, host: &HostPattern| match (listener, host) {
+        (HostPattern::Any, _) => true,
+        (listener, HostPattern::Exact(name)) => listener.matches(name),
+        (HostPattern::Wildcard { suffix: own, .. }, HostPattern::Wildcard { suffix, .. }) => suffix.ends_with(&**own),
+        _ => false,
+    };
+    let precision = |pattern: &HostPattern| match pattern {
+        HostPattern::Exact(_) => usize::MAX,
+        HostPattern::Wildcard { suffix, .. } => suffix.len(),
+        HostPattern::Any => 0,
+    };
+    let (rule, shared) = (rule("r", "web"), certificate());
+    let mut found = [0; 2];
+    for _ in 0..2_000 {
+        let listeners: std::collections::BTreeSet<HostPattern> =
+            (0..random.usize(1..6)).map(|_| pattern(&mut random)).collect();
+        let streams: Vec<HostPattern> = (0..random.usize(1..4))
+            .map(|_| pattern(&mut random))
+            .filter(|host| listeners.iter().any(|listener| within(listener, host)))
+            .collect();
+        if streams.is_empty() {
+            continue;
+        }
+        let listener_of = |host: &HostPattern| {
+            listeners.iter().filter(|listener| within(listener, host)).max_by_key(|listener| precision(listener))
+        };
+        let entry = Entry {
+            protocol: Protocol::Https,
+            certificates: Arc::new(vec![CertificateBinding { host: HostPattern::Any, certificate: shared.clone() }]),
+            hosts: [(HostPattern::Any, vec![route(&rule, prefix("/"), 0)])].into(),
+            boundaries: Arc::new(listeners.clone()),
+            streams: Arc::new(streams.iter().map(|host| stream(host.clone(), &rule)).collect()),
+            client_certificates: None,
+        };
+        let model = Model {
+            entries: [(Bind::Https, entry)].into(),
+            backends: web().into_iter().map(|backend| (backend.key.clone(), backend)).collect(),
+            switches: BTreeMap::new(),
+        };
+        let snapshot = compile(&model, &mut live(), None, 0);
+        for _ in 0..20 {
+            let name = labels(&mut random, 4);
+            let own = listener_of(&exact(&name));
+            let at_own = || streams.iter().filter(|host| listener_of(host) == own);
+            let is_http = match snapshot.entries[&Bind::Https].dispatch(Some(&name)) {
+                Dispatch::Stream(stream) => {
+                    assert!(stream.host.matches(&name) && at_own().any(|host| *host == stream.host), "{name}");
+                    continue;
+                }
+                Dispatch::Http => true,
+                Dispatch::Nobody => false,
+            };
+            found[usize::from(is_http)] += 1;
+            let expected = own.is_none() || at_own().next().is_none();
+            assert_eq!(is_http, expected, "{name} {listeners:?} {streams:?}");
+        }
+    }
+    assert!(found.iter().all(|count| *count > 1_000), "{found:?}");
+}
+
+#[test]
 fn streams_are_compiled_again_when_their_backend_is_another_one_and_only_then() {
     let model = |limit: u32, rule: &Arc<Rule>| {
         let mut changed = (*backend("web", vec![color("", listed(&[1]))])).clone();

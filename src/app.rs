@@ -492,8 +492,8 @@ fn specs(settings: &Settings) -> Vec<Spec> {
     settings.listeners.iter().map(spec).collect()
 }
 
-/// What translation needs of the settings.
-fn translate_options(settings: &Settings, experimental: bool) -> TranslateOptions {
+/// What translation needs of the settings; `experimental` says whether the fields of that channel of the Gateway API exist.
+pub fn translate_options(settings: &Settings, experimental: bool) -> TranslateOptions {
     let addresses = settings.gateways.addresses.iter();
     let addresses = addresses.map(|(first, last)| AddressRange { first: *first, last: *last }).collect();
     let place = |text: &String| match text.parse() {

@@ -213,8 +213,8 @@ struct Running {
 enum End {
     /// By a message, or by dropping this.
     Connections(oneshot::Sender<()>),
-    /// It ends with its last session.
-    Datagrams(Rc<Datagrams>),
+    /// It ends with the last session. Its task owns it, so that the socket is closed with that.
+    Datagrams(std::rc::Weak<Datagrams>),
 }
 
 /// This worker's open sockets.
@@ -251,8 +251,8 @@ impl Desk {
             Socket::Datagrams(socket) => {
                 let failed = |source| BindError { name, address: spec.address, source };
                 let datagrams = Datagrams::new(&self.context, spec.clone(), shared, socket).map_err(failed)?;
-                let task = tokio::task::spawn_local(datagrams.clone().run());
-                (End::Datagrams(datagrams), task)
+                let end = End::Datagrams(Rc::downgrade(&datagrams));
+                (end, tokio::task::spawn_local(datagrams.run()))
             }
         };
         self.running.insert(spec.name.clone(), Running { spec: spec.clone(), end, task });
@@ -263,6 +263,7 @@ impl Desk {
     fn take_back(&mut self, spec: &Spec) -> Option<Running> {
         let running = self.leaving.remove(&spec.name).filter(|running| !running.task.is_finished())?;
         let End::Datagrams(datagrams) = &running.end else { return None };
+        let datagrams = datagrams.upgrade()?;
         datagrams.want(true);
         self.sockets.keep(spec, datagrams.address().ok()?, datagrams.shared());
         Some(running)
@@ -302,7 +303,7 @@ impl Desk {
             if let Some(running) = self.running.remove(&name) {
                 self.sockets.close(&name, &running.spec);
                 if let End::Datagrams(datagrams) = &running.end {
-                    datagrams.want(false);
+                    leave(datagrams);
                     self.leaving.insert(name, running);
                 }
             }
@@ -353,7 +354,7 @@ impl Desk {
                     let _ = running.task.await;
                 }
                 End::Datagrams(ref datagrams) => {
-                    datagrams.want(false);
+                    leave(datagrams);
                     self.leaving.insert(name, running);
                 }
             }
@@ -365,6 +366,13 @@ impl Desk {
 fn obstacle(error: &BindError) -> Obstacle {
     let problem = format!("cannot listen at {}: {}", error.address, error.source);
     Obstacle { problem, no_address: error.source.kind() == std::io::ErrorKind::AddrNotAvailable }
+}
+
+fn leave(datagrams: &std::rc::Weak<Datagrams>) {
+    // None: its task has ended, by a panic.
+    if let Some(datagrams) = datagrams.upgrade() {
+        datagrams.want(false);
+    }
 }
 
 /// Publishes statistics, closes idle upstream connections, opens those that a cutover asks for.

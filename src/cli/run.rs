@@ -54,6 +54,7 @@ fn cluster(settings: &Settings, unsaid: bool) -> Result<Source, CliError> {
             kubeconfig: provider.kubeconfig.clone(),
             namespaces: provider.namespaces.clone(),
             selector: provider.selector.clone(),
+            lease: provider.lease.clone(),
         }));
     }
     Err(CliError::Argument {

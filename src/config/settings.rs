@@ -102,6 +102,9 @@ pub struct Provider {
     pub selector: Option<String>,
     /// Whether one of several Weirs writes statuses and Events to the API server. Default yes: owners look there.
     pub write_status: bool,
+    /// Name of the Lease, in the pod's namespace, whose holder writes. Default `weir-controller`. Weirs that serve the same
+    /// have the same one; of Weirs that do not, each would keep the others from writing.
+    pub lease: String,
 }
 
 /// Where Gateways are served.
@@ -325,6 +328,7 @@ impl Default for Settings {
                 namespaces: Vec::new(),
                 selector: None,
                 write_status: true,
+                lease: "weir-controller".to_owned(),
             },
             gateways: Gateways { addresses: Vec::new() },
             status: Status { addresses: Vec::new(), service: None },

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use super::settings::{AccessLogMode, LogFormat, LogLevel, Settings, Underscores};
 use super::value::{
-    address, boolean, choice, count, duration, names, networks, object, optional_path, output, places, ranges,
+    address, boolean, choice, count, duration, name, names, networks, object, optional_path, output, places, ranges,
     selector, share, size, token, workers,
 };
 
@@ -84,6 +84,7 @@ table! {
     "provider.namespaces" Some("--namespace"), provider.namespaces = names(), "namespaces that are watched; default: all";
     "provider.selector" NO_FLAG, provider.selector = selector(), "label selector of the Ingresses, Gateways, ListenerSets and routes of every kind that are looked at; default: all";
     "provider.write_status" NO_FLAG, provider.write_status = boolean(), "whether one of several Weirs writes statuses, Events and annotations to the API server";
+    "provider.lease" NO_FLAG, provider.lease = name(), "the Lease whose holder writes, in the pod's namespace; Weirs that serve different things need different ones";
     "gateways.addresses" NO_FLAG, gateways.addresses = ranges(), "addresses of which every Gateway gets one of its own, and no other; in this order, each range from its lowest; default: Gateways share the listeners";
     "status.addresses" NO_FLAG, status.addresses = places(), "where clients find the listeners, for statuses; default: see status.service";
     "status.service" NO_FLAG, status.service = object(), "the Service of type LoadBalancer whose addresses these are; default: the listeners' own addresses where they are specific";

@@ -298,6 +298,14 @@ pub mod optional_path {
     }
 }
 
+/// A label of RFC 1123.
+fn is_label(text: &str) -> bool {
+    (1..=63).contains(&text.len())
+        && !text.starts_with('-')
+        && !text.ends_with('-')
+        && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+}
+
 /// Names of namespaces.
 pub mod names {
     pub fn accepts() -> String {
@@ -305,15 +313,9 @@ pub mod names {
     }
 
     pub fn read(text: &str) -> Option<Vec<String>> {
-        // RFC 1123, a label.
-        let legal = |name: &str| {
-            name.len() <= 63
-                && !name.starts_with('-')
-                && !name.ends_with('-')
-                && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
-        };
         let words = text.split(',').map(str::trim).filter(|word| !word.is_empty());
-        let mut names: Vec<String> = words.map(|word| legal(word).then(|| word.to_owned())).collect::<Option<_>>()?;
+        let name = |word: &str| super::is_label(word).then(|| word.to_owned());
+        let mut names: Vec<String> = words.map(name).collect::<Option<_>>()?;
         names.sort();
         names.dedup();
         Some(names)
@@ -321,6 +323,21 @@ pub mod names {
 
     pub fn show(value: &[String]) -> String {
         value.join(",")
+    }
+}
+
+/// The name of an object.
+pub mod name {
+    pub fn accepts() -> String {
+        "a name of at most 63 of a-z, 0-9 and -".to_owned()
+    }
+
+    pub fn read(text: &str) -> Option<String> {
+        super::is_label(text).then(|| text.to_owned())
+    }
+
+    pub fn show(value: &str) -> String {
+        value.to_owned()
     }
 }
 

@@ -57,13 +57,14 @@ current-context: weir
 YAML
 }
 
-# start NAME ADDRESS FLAG…: Weir at ports 80, 443 and 9900 (or $admin) of ADDRESS, its log in $work/NAME.log, its process in $pid.
+# start NAME ADDRESS FLAG…: Weir at ports 80, 443 and 9900 (or $admin) of ADDRESS, by the account's kubeconfig (or
+# $kubeconfig), its log in $work/NAME.log, its process in $pid.
 start() {
   local name=$1 address=$2 variables
   shift 2
   # The rig's variables begin as Weir's settings do.
   mapfile -t variables < <(compgen -e WEIR_ | sed 's/^/--unset=/')
-  env "${variables[@]}" "KUBECONFIG=$work/kubeconfig" "$weir" run --kubernetes \
+  env "${variables[@]}" "KUBECONFIG=${kubeconfig:-$work/kubeconfig}" "$weir" run --kubernetes \
     --http "$address:80" --https "$address:443" --admin "${admin:-$address:9900}" --workers 1 --log-format text "$@" >"$work/$name.log" 2>&1 &
   pid=$!
   started+=("$pid")

@@ -49,6 +49,12 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- if $settings -}}{{- toYaml $settings -}}{{- end -}}
 {{- end -}}
 
+{{/* The Lease of the release: of two releases in one namespace each writes what is its own. */}}
+{{- define "weir.lease" -}}
+{{- $provider := .Values.controller.config.provider | default dict -}}
+{{- $provider.lease | default (printf "%s-controller" (include "weir.fullname" .)) -}}
+{{- end -}}
+
 {{/* The Service that leads here, where it gets an address of its own, can be seen, and the settings name no other. */}}
 {{- define "weir.published" -}}
 {{- with .Values.controller -}}

@@ -1,5 +1,5 @@
-// Command drive is the traffic of the test cluster's scripts: load that counts everything that goes wrong, and HTTPRoutes
-// by the thousand. It ends with code 1 when something did.
+// Command drive is the traffic of the test cluster's scripts: load that counts everything that goes wrong, HTTPRoutes and
+// endpoints by the thousand, and what stands between Weir and the API server. It ends with code 1 when something went wrong.
 package main
 
 import (
@@ -14,7 +14,10 @@ import (
 )
 
 const usage = `drive load --to ADDRESS[,READY-URL]… --host NAME [--hosts N] [--service A,B] [--rate N] [--at-most DURATION]
-drive routes --to ADDRESS --count N [--rate N] [--namespace NS] [--gateway NAME] --service A,B`
+drive routes --to ADDRESS --count N [--rate N] [--namespace NS] [--gateway NAME] --service A,B
+drive slices --count N [--namespace NS] [--host PATTERN]
+drive change --to ADDRESS --number N… --address IP --service A [--namespace NS] [--host PATTERN]
+drive between --address ADDRESS --to ADDRESS --manner FILE`
 
 // list is a flag that may be given several times, or once with commas.
 type list []string
@@ -37,8 +40,13 @@ type settings struct {
 	rate float64
 	// The end, whatever happens.
 	atMost time.Duration
-	// Only of routes.
+	// Of objects that are made; the Gateway only of routes.
 	namespace, gateway string
+	// Which of the slices are changed, and to what; or where to listen.
+	numbers list
+	address string
+	// A file that says how connections are passed on.
+	manner string
 }
 
 func main() {
@@ -52,14 +60,20 @@ func main() {
 	flags.Var(&s.targets, "to", "ADDRESS:PORT[,READY-URL]: where requests go; a new one only while READY-URL answers 200")
 	flags.StringVar(&s.host, "host", "r%d.example.com", "host of the requests, with %d for its number")
 	flags.IntVar(&s.hosts, "hosts", 1, "how many hosts there are")
-	flags.IntVar(&s.hosts, "count", 1, "how many routes are made")
+	flags.IntVar(&s.hosts, "count", 1, "how many routes or Services are made")
 	flags.StringVar(&services, "service", "", "names of the Services that may answer, separated by commas")
 	flags.Float64Var(&s.rate, "rate", 200, "requests or routes per second")
 	flags.DurationVar(&s.atMost, "at-most", 10*time.Minute, "when to end at the latest")
-	flags.StringVar(&s.namespace, "namespace", "default", "of the routes")
+	flags.StringVar(&s.namespace, "namespace", "default", "of the objects")
+	flags.Var(&s.numbers, "number", "number of a Service whose slice is changed")
+	flags.StringVar(&s.address, "address", "", "endpoint that a slice is changed to, or where to listen")
+	flags.StringVar(&s.manner, "manner", "", "file that says how to pass connections on: closed, rate=BYTES/S, delay=DURATION, cut=BYTES")
 	flags.StringVar(&s.gateway, "gateway", "edge", "of the routes")
 	_ = flags.Parse(os.Args[2:])
-	if len(s.targets) == 0 || services == "" || s.rate <= 0 || s.hosts < 1 {
+	verb := os.Args[1]
+	lacks := (len(s.targets) == 0 && verb != "slices") || (services == "" && verb != "slices" && verb != "between") ||
+		(s.address == "" && (verb == "change" || verb == "between"))
+	if lacks || s.rate <= 0 || s.hosts < 1 {
 		fmt.Fprintln(os.Stderr, usage)
 		os.Exit(2)
 	}
@@ -72,13 +86,19 @@ func main() {
 	defer cancel()
 	var good bool
 	var err error
-	switch os.Args[1] {
+	switch verb {
 	case "load":
 		good, err = load(ctx, s)
 	case "routes":
 		good, err = routes(ctx, s)
+	case "slices":
+		good, err = manySlices(ctx, s)
+	case "change":
+		good, err = change(ctx, s)
+	case "between":
+		good, err = true, between(ctx, s)
 	default:
-		err = fmt.Errorf("%s is none of load, routes", os.Args[1])
+		err = fmt.Errorf("%s is none of load, routes, slices, change, between", verb)
 	}
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "drive: %v\n", err)

@@ -32,7 +32,7 @@ pub enum KubernetesError {
     },
     /// No client can be made of it.
     #[error(
-        "provider.kubernetes: no connection can be made to {server}: {problem}; correct the CA and the client certificate"
+        "provider.kubernetes: no connection can be made to {server}: {problem}; correct the CA and the client certificate or the token"
     )]
     Client {
         /// The API server.

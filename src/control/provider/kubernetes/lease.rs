@@ -1,4 +1,4 @@
-//! Who of several Weirs writes: the holder of the Lease `weir-controller`.
+//! Who of several Weirs writes: the holder of a Lease (`provider.lease`).
 //!
 //! The decision is pure, with the time as argument. Somebody else's lease is over when it has not changed for as long as
 //! it says, by the clock of whoever looks: clocks of different machines are never compared. Whoever cannot renew stops to
@@ -15,9 +15,8 @@ use tokio::sync::watch;
 
 use super::remote::Refusal;
 use crate::drain::{DrainWatch, Phase};
+use crate::model::ObjectName;
 
-/// The Lease's name.
-pub const NAME: &str = "weir-controller";
 /// How long a lease is good without being renewed.
 pub const DURATION: Duration = Duration::from_secs(15);
 /// A leader that could not renew for so long is none any more.
@@ -108,16 +107,16 @@ impl Election {
 /// whether this one leads, and then for how long before nobody may have done so.
 pub async fn run(
     client: Client,
-    namespace: String,
+    lease: ObjectName,
     identity: String,
     leads: watch::Sender<Option<Duration>>,
     mut drain: DrainWatch,
 ) {
     let mut candidate = Candidate {
-        api: Api::namespaced(client, &namespace),
+        api: Api::namespaced(client, &lease.namespace),
         election: Election::new(identity),
         version: None,
-        namespace,
+        lease,
         gap: RETRY,
         complaint: String::new(),
     };
@@ -133,7 +132,7 @@ pub async fn run(
             candidate.complain(&refusal);
         }
         let leading = candidate.election.leads_until().is_some_and(|until| until > Instant::now());
-        tell(&leads, leading.then_some(candidate.gap), &candidate.election.identity);
+        candidate.tell(&leads, leading.then_some(candidate.gap));
         let pause = RETRY.mul_f64(if leading { 1.0 } else { 0.9 + 0.4 * fastrand::f64() });
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
@@ -142,22 +141,6 @@ pub async fn run(
     }
     if leads.send_replace(None).is_some() {
         candidate.release().await;
-    }
-}
-
-fn tell(leads: &watch::Sender<Option<Duration>>, gap: Option<Duration>, identity: &str) {
-    let leading = gap.is_some();
-    let changed = leads.send_if_modified(|before| {
-        let changed = before.is_some() != leading;
-        if changed {
-            *before = gap;
-        }
-        changed
-    });
-    match (changed, leading) {
-        (true, true) => tracing::info!(identity, lease = NAME, "leading: statuses are written by this one"),
-        (true, false) => tracing::warn!(identity, lease = NAME, "not leading any more: nothing is written"),
-        (false, _) => {}
     }
 }
 
@@ -172,7 +155,7 @@ struct Candidate {
     api: Api<Lease>,
     election: Election,
     version: Option<String>,
-    namespace: String,
+    lease: ObjectName,
     /// For how long before this one's lead nobody may have led.
     gap: Duration,
     /// What was told last.
@@ -180,8 +163,25 @@ struct Candidate {
 }
 
 impl Candidate {
+    fn tell(&self, leads: &watch::Sender<Option<Duration>>, gap: Option<Duration>) {
+        let leading = gap.is_some();
+        let changed = leads.send_if_modified(|before| {
+            let changed = before.is_some() != leading;
+            if changed {
+                *before = gap;
+            }
+            changed
+        });
+        let (identity, lease) = (&self.election.identity, &self.lease);
+        match (changed, leading) {
+            (true, true) => tracing::info!(identity, %lease, "leading: statuses are written by this one"),
+            (true, false) => tracing::warn!(identity, %lease, "not leading any more: nothing is written"),
+            (false, _) => {}
+        }
+    }
+
     async fn look(&mut self) -> Result<(), Refusal> {
-        let lease = answer(self.api.get_opt(NAME)).await?;
+        let lease = answer(self.api.get_opt(&self.lease.name)).await?;
         let (record, version) = match lease {
             Some(lease) => (Some(read(lease.spec.as_ref())), lease.metadata.resource_version),
             None => (None, None),
@@ -215,8 +215,8 @@ impl Candidate {
         let acquire_time = acquired.then(|| now.clone());
         let lease = Lease {
             metadata: ObjectMeta {
-                name: Some(NAME.to_owned()),
-                namespace: Some(self.namespace.clone()),
+                name: Some(self.lease.name.to_string()),
+                namespace: Some(self.lease.namespace.to_string()),
                 resource_version: self.version.clone(),
                 ..ObjectMeta::default()
             },
@@ -231,7 +231,7 @@ impl Candidate {
         };
         let parameters = PostParams::default();
         match self.version {
-            Some(_) => answer(self.api.replace(NAME, &parameters, &lease)).await?,
+            Some(_) => answer(self.api.replace(&self.lease.name, &parameters, &lease)).await?,
             None => answer(self.api.create(&parameters, &lease)).await?,
         };
         Ok(())
@@ -240,7 +240,7 @@ impl Candidate {
     /// Gives the Lease back, so that the next one need not wait.
     async fn release(&mut self) {
         let given = async {
-            let Some(lease) = answer(self.api.get_opt(NAME)).await? else { return Ok(()) };
+            let Some(lease) = answer(self.api.get_opt(&self.lease.name)).await? else { return Ok(()) };
             let record = read(lease.spec.as_ref());
             if record.holder != self.election.identity {
                 return Ok(());
@@ -249,8 +249,8 @@ impl Candidate {
             self.write("", record.transitions, false).await
         };
         match given.await {
-            Ok(()) => tracing::info!(lease = NAME, "the lease is given back"),
-            Err(refusal) => tracing::warn!(lease = NAME, "the lease cannot be given back: {}", refusal.text()),
+            Ok(()) => tracing::info!(lease = %self.lease, "the lease is given back"),
+            Err(refusal) => tracing::warn!(lease = %self.lease, "the lease cannot be given back: {}", refusal.text()),
         }
     }
 
@@ -262,13 +262,13 @@ impl Candidate {
             Refusal::Forbidden(text) => format!(
                 "{text}; no statuses are written. Add to a Role in namespace {}: {{apiGroups: [coordination.k8s.io], \
                  resources: [leases], verbs: [get, create, update]}}, or set provider.write_status: false",
-                self.namespace
+                self.lease.namespace
             ),
-            Refusal::Absent => format!("namespace {} does not exist; no statuses are written", self.namespace),
+            Refusal::Absent => format!("namespace {} does not exist; no statuses are written", self.lease.namespace),
             Refusal::Invalid(text) | Refusal::Away(text) => text.clone(),
         };
         if self.complaint != text {
-            tracing::warn!(lease = NAME, "no leader can be chosen: {text}");
+            tracing::warn!(lease = %self.lease, "no leader can be chosen: {text}");
             self.complaint = text;
         }
     }

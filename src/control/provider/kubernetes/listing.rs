@@ -8,7 +8,7 @@ use super::status::Live;
 use super::view::pause;
 use crate::model::ObjectName;
 
-/// Objects per page.
+/// Objects per page, of an API server that is not slow.
 const PAGE: usize = 500;
 
 /// What a page of a listing said.
@@ -38,8 +38,8 @@ impl Listed {
         self.selector.is_none() || kind.is_selected()
     }
 
-    fn path(&self, kind: &Kind, namespace: &str, token: &str) -> String {
-        let mut path = format!("{}?limit={PAGE}", kind.list(namespace));
+    fn path(&self, kind: &Kind, namespace: &str, page: usize, token: &str) -> String {
+        let mut path = format!("{}?limit={page}", kind.list(namespace));
         if let Some(selector) = self.selector.as_deref().filter(|_| kind.is_selected()) {
             path.push_str("&labelSelector=");
             path.push_str(&encoded(selector));
@@ -73,16 +73,19 @@ pub async fn list(remote: Remote, listed: Listed, pages: mpsc::Sender<Read>) {
 
 async fn read(remote: &Remote, listed: &Listed, pages: &mpsc::Sender<Read>) {
     let all = [String::new()];
+    let mut size = PAGE;
     for kind in &STATUS_KINDS {
         let mut failures = 0;
         let places = if kind.namespaced && !listed.namespaces.is_empty() { &listed.namespaces[..] } else { &all };
         for namespace in places {
             let mut token = String::new();
             while failures < FAILURES {
-                let mut page = match remote.read(&listed.path(kind, namespace, &token)).await {
+                let mut page = match remote.read(&listed.path(kind, namespace, size, &token)).await {
                     Ok(page) => page,
                     Err(Refusal::Away(_)) => {
                         failures += 1;
+                        // It may have been too much for the time there is.
+                        size = (size / 2).max(1);
                         tokio::time::sleep(pause(failures, fastrand::f64())).await;
                         continue;
                     }
@@ -126,11 +129,14 @@ mod tests {
         let listed = Listed { namespaces: Vec::new(), selector: Some("team=shop, env in (a,b)".to_owned()) };
         let (route, class) = (named("HTTPRoute"), named("GatewayClass"));
         assert_eq!(
-            listed.path(route, "shop", "a+b="),
+            listed.path(route, "shop", 500, "a+b="),
             "/apis/gateway.networking.k8s.io/v1/namespaces/shop/httproutes?limit=500\
              &labelSelector=team%3Dshop%2C%20env%20in%20%28a%2Cb%29&continue=a%2Bb%3D"
         );
-        assert_eq!(listed.path(class, "", ""), "/apis/gateway.networking.k8s.io/v1/gatewayclasses?limit=500&continue=");
+        assert_eq!(
+            listed.path(class, "", 500, ""),
+            "/apis/gateway.networking.k8s.io/v1/gatewayclasses?limit=500&continue="
+        );
         assert!(listed.may_remove(route) && !listed.may_remove(class));
         assert!(Listed::default().may_remove(class));
     }

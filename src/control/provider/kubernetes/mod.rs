@@ -10,14 +10,17 @@ mod events;
 mod infrastructure;
 mod lease;
 mod listing;
+mod pages;
 mod progress;
 mod queue;
 mod remote;
 mod service;
 mod status;
+mod stream;
 mod strip;
 #[cfg(test)]
 mod tests;
+mod token;
 mod view;
 mod watch;
 mod writer;
@@ -39,6 +42,7 @@ use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Secret, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
 use kube::api::Api;
+use kube::client::ClientBuilder;
 use kube::core::{ClusterResourceScope, DeserializeGuard, NamespaceResourceScope, Resource};
 use kube::{Client, Config};
 use serde::de::DeserializeOwned;
@@ -53,6 +57,7 @@ use crate::drain::DrainWatch;
 use progress::Fresh;
 use remote::{Kind, Remote};
 use strip::Watched;
+use token::Token;
 use view::{News, View};
 use watch::{Outlet, Subject};
 
@@ -75,6 +80,8 @@ pub struct Scope {
     pub namespaces: Vec<String>,
     /// Label selector of what asks to be served: Ingresses, Gateways, ListenerSets and routes of every kind.
     pub selector: Option<String>,
+    /// The Lease whose holder writes, in the namespace of the pod or of the kubeconfig.
+    pub lease: String,
 }
 
 /// A view of a cluster. It is kept up to date until the process ends.
@@ -143,10 +150,15 @@ impl Kubernetes {
     }
 }
 
-fn connect(config: Config) -> Result<Client, String> {
+fn connect(mut config: Config) -> Result<Client, String> {
     // There is one provider of cryptography in this process; the client takes the process's own. It may be set already.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    Client::try_from(config).map_err(|error| error.to_string())
+    let token = Token::take(&mut config, Instant::now())?;
+    let builder = ClientBuilder::try_from(config).map_err(|error| error.to_string())?;
+    Ok(match token {
+        Some(token) => builder.with_layer(&token).build(),
+        None => builder.build(),
+    })
 }
 
 /// A watch that is still to be started.

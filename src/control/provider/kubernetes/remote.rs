@@ -113,11 +113,11 @@ pub enum Refusal {
     Absent,
     /// Somebody was faster (409).
     Conflict,
-    /// RBAC, or the token (403, 401).
+    /// RBAC (403).
     Forbidden(String),
     /// The API server understood it and does not want it; it will not do so later.
     Invalid(String),
-    /// The API server cannot be reached, does not answer in time, or is too busy.
+    /// The API server cannot be reached, does not answer in time, is too busy, or does not take the token (401).
     Away(String),
 }
 
@@ -149,7 +149,9 @@ impl From<kube::Error> for Refusal {
             kube::Error::Api(status) => match status.code {
                 404 => Self::Absent,
                 409 => Self::Conflict,
-                401 | 403 => Self::Forbidden(status.message.clone()),
+                // A token is followed by a better one, as a server that is away comes back.
+                401 => Self::Away("the API server does not know who this is (401)".to_owned()),
+                403 => Self::Forbidden(status.message.clone()),
                 408 | 429 | 500.. => Self::Away(format!("{} ({})", status.message, status.code)),
                 code => Self::Invalid(format!("{} ({code})", status.message)),
             },

@@ -4,12 +4,11 @@
 //! how old the view is, or hold what belongs together until all watches are back.
 
 use std::fmt::Debug;
+use std::io;
 use std::ops::RangeInclusive;
-use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use futures_util::StreamExt;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{Api, ListParams, WatchParams};
 use kube::core::{Resource, WatchEvent};
@@ -17,13 +16,13 @@ use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 
+use super::pages::Pages;
 use super::progress::{Fresh, Made};
 use super::remote::STATUS_KINDS;
+use super::stream::Stream;
 use super::strip::Watched;
 use super::view::{Failure, News, pause};
 
-/// Objects per page of a listing.
-const PAGE: u32 = 500;
 /// After so many seconds the API server ends a watch; it is followed again where it was. Not all of them at once: an API
 /// server that is busy answers the first of twenty soon and the last late.
 const WATCH: RangeInclusive<u32> = 35..=50;
@@ -31,8 +30,8 @@ const WATCH: RangeInclusive<u32> = 35..=50;
 const SILENCE: Duration = Duration::from_secs(60);
 /// A watch that lasted no longer than this is not followed by another one at once.
 const SHORT: Duration = Duration::from_secs(2);
-/// How long a page of a listing, or the begin of a watch, is waited for.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// How long a page of a listing, or the begin of a watch, is waited for. The API server itself gives up after 60 s.
+pub const PATIENCE: Duration = Duration::from_secs(30);
 /// Between two looks whether a kind exists by now.
 const ABSENT: Duration = Duration::from_secs(4);
 
@@ -110,7 +109,8 @@ pub async fn run<K>(api: Api<K>, subject: Subject, outlet: Outlet)
 where
     K: Watched + Resource<DynamicType = ()> + DeserializeOwned + Clone + Debug,
 {
-    let mut watch = Watch { api, subject, outlet, version: None, page: Some(PAGE), failures: 0 };
+    let pages = Pages::default();
+    let mut watch = Watch { api, subject, outlet, version: None, place: None, pages, failures: 0 };
     loop {
         let step = match watch.version.take() {
             None => watch.list().await,
@@ -122,12 +122,17 @@ where
             Err(Stop::Gone) => {
                 // The answer to a listing may be this, too: the next page was too old before it was read.
                 if watch.version.take().is_none() {
-                    watch.page = None;
+                    watch.place = None;
+                    watch.pages.too_old();
                 }
+                tracing::info!(
+                    what = watch.subject.text(),
+                    "the API server does not know any more what has happened since; listing again"
+                );
                 watch.fail()
             }
             Err(Stop::Absent) => {
-                watch.version = None;
+                (watch.version, watch.place) = (None, None);
                 if watch.outlet.say(News::Absent).await.is_err() {
                     return;
                 }
@@ -150,8 +155,9 @@ struct Watch<K> {
     outlet: Outlet,
     /// What to follow from; `None`: a listing comes first.
     version: Option<String>,
-    /// Objects per page; `None`: all at once, because pages became too old while they were read.
-    page: Option<u32>,
+    /// Where a listing goes on that has begun, also after a failure.
+    place: Option<String>,
+    pages: Pages,
     /// In a row.
     failures: u32,
 }
@@ -166,33 +172,36 @@ where
     }
 
     async fn list(&mut self) -> Result<(), Stop> {
-        let mut parameters = ListParams {
-            label_selector: self.subject.labels.clone(),
-            field_selector: self.subject.fields.clone(),
-            limit: self.page,
-            ..ListParams::default()
-        };
-        let mut begun = false;
         loop {
+            let parameters = ListParams {
+                label_selector: self.subject.labels.clone(),
+                field_selector: self.subject.fields.clone(),
+                limit: self.pages.limit(),
+                continue_token: self.place.clone(),
+                ..ListParams::default()
+            };
+            let asked = Instant::now();
             let page = match timeout(PATIENCE, self.api.list(&parameters)).await {
                 Ok(Ok(page)) => page,
                 Ok(Err(error)) => return Err(self.stop("list", error)),
-                Err(_) => return Err(self.silent()),
+                Err(_) => {
+                    self.pages.late();
+                    return Err(self.silent());
+                }
             };
-            if !std::mem::replace(&mut begun, true) {
+            self.pages.took(asked.elapsed());
+            self.failures = 0;
+            if self.place.is_none() {
                 self.outlet.say(News::Listing).await?;
             }
             for object in page.items {
                 self.outlet.say(News::Seen(object.strip())).await?;
             }
-            match page.metadata.continue_ {
-                Some(token) if !token.is_empty() => parameters.continue_token = Some(token),
-                _ => {
-                    self.outlet.say(News::Listed).await?;
-                    (self.page, self.failures) = (Some(PAGE), 0);
-                    self.version = Some(page.metadata.resource_version.unwrap_or_default());
-                    return Ok(());
-                }
+            self.place = page.metadata.continue_.filter(|token| !token.is_empty());
+            if self.place.is_none() {
+                self.outlet.say(News::Listed).await?;
+                self.version = Some(page.metadata.resource_version.unwrap_or_default());
+                return Ok(());
             }
         }
     }
@@ -205,19 +214,18 @@ where
             timeout: Some(fastrand::u32(WATCH)),
             ..WatchParams::default()
         };
-        let begun = timeout(PATIENCE, self.api.watch(&parameters, &version)).await;
+        let begun = timeout(PATIENCE, Stream::begin(&self.api, &parameters, &version)).await;
         self.version = Some(version);
-        let events = match begun {
+        let mut events = match begun {
             Ok(Ok(events)) => events,
             Ok(Err(error)) => return Err(self.stop("watch", error)),
             Err(_) => return Err(self.silent()),
         };
         self.outlet.say(News::Alive).await?;
-        let mut events = pin!(events);
         let has_status = STATUS_KINDS.iter().any(|kind| kind.name == K::KIND);
         let begun = Instant::now();
         loop {
-            let heard = match timeout(SILENCE, events.next()).await {
+            let heard = match timeout(SILENCE, events.next::<K>()).await {
                 Ok(heard) => heard,
                 Err(_) => return Err(self.silent()),
             };
@@ -291,7 +299,8 @@ where
                 404 => return Stop::Absent,
                 401 => (
                     format!("the API server at {server} does not know who this is (401)"),
-                    "give a valid token or client certificate; in a pod, see whether its ServiceAccount still exists"
+                    "give a valid token or client certificate (a token file is read again); in a pod, see whether its \
+                     ServiceAccount still exists"
                         .to_owned(),
                 ),
                 403 => (format!("may not {verb} {what}: {}", status.message), self.rule()),
@@ -325,10 +334,16 @@ where
 }
 
 /// The reason below all wrapping.
-pub fn innermost(error: &dyn std::error::Error) -> String {
+pub fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
     let mut reason = error;
-    while let Some(source) = reason.source() {
-        reason = source;
+    loop {
+        // Of TLS this would be an essay with an address.
+        if reason.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::UnexpectedEof) {
+            return "the connection was cut".to_owned();
+        }
+        match reason.source() {
+            Some(source) => reason = source,
+            None => return reason.to_string(),
+        }
     }
-    reason.to_string()
 }

@@ -23,7 +23,7 @@ use super::remote::{EVENT, Kind, Refusal, Remote, SERVICE, STATUS_KINDS};
 use super::service::{self, Standing};
 use super::status::{self, Live};
 use super::view::pause;
-use super::{Scope, lease};
+use super::{Scope, lease as election};
 use crate::drain::{DrainWatch, Phase};
 use crate::model::{GatewayAddress, ObjectName, ObjectRef, ObjectStatus, Status, Statuses, Verdict};
 
@@ -78,6 +78,7 @@ impl Writer {
         let entered = runtime.enter();
         let (client, namespace) = client()?;
         drop(entered);
+        let lease = ObjectName::new(namespace, scope.lease.clone());
         let progress = Arc::new(Progress::default());
         let shown = progress.clone();
         let listed = Listed { namespaces: scope.namespaces.clone(), selector: scope.selector.clone() };
@@ -97,7 +98,7 @@ impl Writer {
                         stands = async { loaded.wait_for(Option::is_some).await.is_ok() } => stands,
                     };
                     if stands {
-                        lease::run(elector, namespace, candidate, leads, ended).await;
+                        election::run(elector, lease, candidate, leads, ended).await;
                     }
                 });
                 Desk::new(Remote::new(client), identity, listed, fresh, shown).run(sources, leading, drain).await;

@@ -9,6 +9,7 @@ mod events;
 mod infrastructure;
 mod lease;
 mod listing;
+mod overwritten;
 mod pages;
 mod progress;
 mod queue;

@@ -16,6 +16,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 
+use super::overwritten::is_overwritten;
 use super::pages::Pages;
 use super::progress::{Fresh, Made};
 use super::remote::STATUS_KINDS;
@@ -254,7 +255,11 @@ where
                 WatchEvent::Modified(object) => {
                     self.at(object.meta());
                     if has_status {
-                        self.outlet.fresh.touch(&K::reference(object.meta()));
+                        let reference = K::reference(object.meta());
+                        self.outlet.fresh.touch(&reference);
+                        if is_overwritten(object.meta()) {
+                            self.outlet.fresh.overwritten.add(reference);
+                        }
                     }
                     self.outlet.say(News::Seen(object.strip())).await?;
                 }

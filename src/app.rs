@@ -37,6 +37,7 @@ use crate::proxy::listener::{BindError, Spec};
 use crate::proxy::options::{Limits, Options, Timeouts};
 use crate::proxy::request::Context;
 use crate::proxy::snapshot::{Live, Published};
+use crate::proxy::socket_news::SocketBoard;
 use crate::proxy::wire::parse::HeadLimits;
 use crate::proxy::worker::{self, Plan, Sockets};
 use crate::telemetry::access_log::{AccessLog, Mode};
@@ -170,14 +171,15 @@ pub fn run(settings: Settings, origins: &Origins, source: Source, announce: impl
     let local_endpoints = provider.is_local();
     let options = TranslateOptions { local_endpoints, ..translate_options(&settings, provider.experimental()) };
     let cycle = Cycle::new(Translator::new(options), live, published.clone(), report.clone());
-    let sockets = Arc::new(Sockets::new(workers));
-    let (checked, news) = (backends.clone(), sockets.news());
+    let checked = backends.clone();
+    let socket_board = Arc::new(SocketBoard::new(workers));
+    let socket_news = socket_board.read();
     spawn("weir-control", move || {
-        let control = Control::new(cycle, cutovers, local_endpoints).hearing(news);
+        let control = Control::new(cycle, cutovers, local_endpoints);
         async move {
             tokio::spawn(driver.run(moment));
             tokio::spawn(Checker::new(checked, clock::now, fastrand::u64(..)).run());
-            control.run(batches, clock::now).await;
+            control.run(batches, socket_news, clock::now).await;
         }
     })?;
 
@@ -234,6 +236,7 @@ pub fn run(settings: Settings, origins: &Origins, source: Source, announce: impl
                 }
             }
         }
+        let sockets = Arc::new(Sockets::default());
         let hired = hire(
             &settings,
             &Hiring {
@@ -244,6 +247,7 @@ pub fn run(settings: Settings, origins: &Origins, source: Source, announce: impl
                 drain: &drain,
                 backends: &backends,
                 sockets: &sockets,
+                board: &socket_board,
             },
         )
         .await?;
@@ -435,6 +439,7 @@ struct Hiring<'a> {
     drain: &'a Drain,
     backends: &'a Arc<arc_swap::ArcSwap<Vec<Arc<crate::proxy::backend::Backend>>>>,
     sockets: &'a Arc<Sockets>,
+    board: &'a Arc<SocketBoard>,
 }
 
 /// Starts the workers and waits until their sockets are open.
@@ -446,6 +451,7 @@ async fn hire(settings: &Settings, with: &Hiring<'_>) -> Result<Vec<JoinHandle<(
             index,
             listeners: specs(settings),
             sockets: with.sockets.clone(),
+            board: with.board.clone(),
             drain: with.drain.watch(),
             backends: with.backends.clone(),
         };
@@ -486,8 +492,8 @@ fn specs(settings: &Settings) -> Vec<Spec> {
     settings.listeners.iter().map(spec).collect()
 }
 
-/// What translation needs of the settings.
-fn translate_options(settings: &Settings, experimental: bool) -> TranslateOptions {
+/// What translation needs of the settings; `experimental` says whether the fields of that channel of the Gateway API exist.
+pub fn translate_options(settings: &Settings, experimental: bool) -> TranslateOptions {
     let addresses = settings.gateways.addresses.iter();
     let addresses = addresses.map(|(first, last)| AddressRange { first: *first, last: *last }).collect();
     let place = |text: &String| match text.parse() {

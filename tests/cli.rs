@@ -65,7 +65,10 @@ fn the_flags_that_scripts_rely_on_are_there() {
         (&["run"][..], &["--config", "--manifests", "--http", "--https", "--admin", "--workers"][..]),
         (&["proxy"], &["--from", "--to"]),
         (&["check"], &["--config", "--origin"]),
-        (&["explain"], &["--header", "--manifests", "--admin", "--output"]),
+        (
+            &["explain"],
+            &["--header", "--at", "--manifests", "--config", "--admin", "--output", "tcp://", "tls://", "udp://"],
+        ),
         (&["cutover", "start"], &["--to", "--wait", "--manifests", "--admin"]),
         (&["cutover", "watch"], &["--to", "--admin"]),
         (&["cutover", "status"], &["--admin", "--output"]),
@@ -118,6 +121,9 @@ fn a_wrong_command_line_ends_with_2_and_names_the_argument() {
         (&["explain", "GET"], "URL"),
         (&["explain", "GET", "not a url"], "not a url"),
         (&["explain", "GET", "http://x/", "-H", "no colon"], "no colon"),
+        (&["explain", "tcp://x"], "tcp://HOST:PORT"),
+        (&["explain", "tls://x/path"], "no path"),
+        (&["explain", "http://x/", "--at", "x"], "--at"),
         (&["cutover", "start", "shop/web"], "--to"),
         (&["cutover", "start", "Shop/Web", "--to", "green"], "NAMESPACE/NAME"),
         (&["cutover", "status", "a/b/c"], "NAMESPACE/NAME"),
@@ -205,6 +211,105 @@ fn explain_says_who_serves_a_request_from_a_folder() {
     let nobody = run(&["explain", "GET", "http://other.example/", "--manifests", canary]);
     assert_eq!(nobody.status.code(), Some(1), "{}", text(&nobody));
     assert!(text(&nobody).contains("404"), "{}", text(&nobody));
+}
+
+/// Two Gateways that share ports, each at an address of its own.
+const STREAMS: &str = r#"
+apiVersion: gateway.networking.k8s.io/v1
+kind: GatewayClass
+metadata: {name: weir}
+spec: {controllerName: weir.dev/gateway-controller}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: one}
+spec:
+  gatewayClassName: weir
+  addresses: [{type: IPAddress, value: 127.0.0.11}]
+  listeners:
+  - {name: tcp, port: 5432, protocol: TCP}
+  - {name: udp, port: 53, protocol: UDP}
+  - {name: pass, port: 443, protocol: TLS, hostname: "*.pass.example", tls: {mode: Passthrough}}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: two}
+spec:
+  gatewayClassName: weir
+  addresses: [{type: IPAddress, value: 127.0.0.12}]
+  listeners: [{name: tcp, port: 5432, protocol: TCP}]
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: TCPRoute
+metadata: {name: db}
+spec:
+  parentRefs: [{name: two}]
+  rules: [{backendRefs: [{name: shop, port: 80}]}]
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: UDPRoute
+metadata: {name: dns}
+spec:
+  parentRefs: [{name: one, sectionName: udp}]
+  rules: [{backendRefs: [{name: names, port: 53}]}]
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: TLSRoute
+metadata: {name: inside}
+spec:
+  parentRefs: [{name: one, sectionName: pass}]
+  hostnames: [a.pass.example]
+  rules: [{backendRefs: [{name: shop, port: 80}]}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: shop, annotations: {weir.dev/endpoints: "127.0.0.1:9001"}}
+spec: {ports: [{port: 80}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: names, annotations: {weir.dev/endpoints: "127.0.0.1:9053"}}
+spec: {ports: [{port: 53, protocol: UDP}]}
+"#;
+
+#[test]
+fn explain_and_check_know_streams_and_the_addresses_of_gateways() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str, content: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, content).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let manifests = path("streams.yaml", STREAMS);
+    let settings = path("weir.yml", "gateways: {addresses: [127.0.0.11-127.0.0.12]}\n");
+    for (question, code, wanted) in [
+        (
+            &["tcp://127.0.0.12:5432"][..],
+            0,
+            &["listener     127.0.0.12:5432", "TCPRoute default/db", "127.0.0.1:9001"][..],
+        ),
+        // The first is of the other Gateway, which has no route.
+        (&["tcp://db.example:5432"], 0, &["listener     127.0.0.12:5432", "TCPRoute default/db", "127.0.0.11:5432"]),
+        (&["tcp://db.example:5432", "--at", "127.0.0.11"], 1, &["listener     127.0.0.11:5432", "nobody"]),
+        (&["tcp://db.example:1"], 1, &["nothing is served"]),
+        (&["tcp://127.0.0.11:53"], 1, &["nothing is served"]),
+        (&["udp://127.0.0.11:53"], 0, &["listener     127.0.0.11:53/udp", "UDPRoute default/dns", "127.0.0.1:9053"]),
+        (&["tls://A.pass.example"], 0, &["TLSRoute default/inside", "TLS ends at the endpoint", "127.0.0.1:9001"]),
+        (&["tls://b.pass.example:443"], 1, &["nobody"]),
+        (&["tls://127.0.0.11"], 1, &["nobody"]),
+        (&["https://a.pass.example/cart"], 0, &["TLSRoute default/inside", "TLS ends at the endpoint"]),
+    ] {
+        let output = run(&[&["explain", "--manifests", &manifests, "--config", &settings][..], question].concat());
+        let said = text(&output);
+        assert_eq!(output.status.code(), Some(code), "{question:?}: {said}");
+        assert!(wanted.iter().all(|wanted| said.contains(wanted)), "{question:?}: {said}");
+    }
+    let good = run(&["check", &manifests, "--config", &settings]);
+    assert_eq!(good.status.code(), Some(0), "{}", text(&good));
+    let others = path("others.yml", "gateways: {addresses: [192.0.2.1]}\n");
+    let bad = run(&["check", &manifests, "--config", &others]);
+    assert_eq!(bad.status.code(), Some(1), "{}", text(&bad));
+    assert!(text(&bad).contains("AddressNotUsable") && text(&bad).contains("TCPRoute default/db"), "{}", text(&bad));
 }
 
 #[test]

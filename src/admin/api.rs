@@ -177,7 +177,7 @@ async fn act(shared: &Shared, service: ObjectName, request: Request<Incoming>) -
 }
 
 fn explain(shared: &Shared, query: &str) -> Answer {
-    let mut question = Question { method: "GET".to_owned(), url: String::new(), headers: Vec::new() };
+    let mut question = Question { method: "GET".to_owned(), url: String::new(), headers: Vec::new(), at: None };
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
         let (key, given) = pair.split_once('=').unwrap_or((pair, ""));
         let Some(given) = decoded(given) else { return error(400, "the query is not percent-encoded UTF-8") };
@@ -188,7 +188,11 @@ fn explain(shared: &Shared, query: &str) -> Answer {
                 Some((name, content)) => question.headers.push((name.trim().to_owned(), content.trim().to_owned())),
                 None => return error(400, &format!("header {given:?} has no colon; use header=Name:value")),
             },
-            _ => return error(400, &format!("unknown parameter {key:?}; use method, url and header")),
+            "at" => match given.parse() {
+                Ok(address) => question.at = Some(address),
+                Err(_) => return error(400, &format!("at={given:?} is no IP address")),
+            },
+            _ => return error(400, &format!("unknown parameter {key:?}; use method, url, header and at")),
         }
     }
     if question.url.is_empty() {
@@ -286,7 +290,8 @@ dd { margin-left: 1.5rem }
 <dt><a href="/api/v1/config">/api/v1/config</a>
 <dd>The settings and where each came from.
 <dt>/api/v1/explain?method=GET&amp;url=http://shop.test/&amp;header=Name:value
-<dd>Which listener, route, color and endpoint would serve this request, and why.
+<dd>Which listener, route, color and endpoint would serve this request, and why. Also url=tls://shop.test:443,
+tcp://HOST:PORT, udp://HOST:PORT; at=ADDRESS where Gateways have addresses of their own.
 </dl>
 </html>
 "#;

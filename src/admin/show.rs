@@ -3,16 +3,17 @@
 //! Reads a snapshot; decides nothing. Lists are sorted, so that two answers can be compared.
 
 use std::fmt::Write as _;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use serde_json::{Value, json};
 
 use super::sources::Question;
-use crate::model::{Bind, PathMatch, Route, Target, ValueMatch, ValueTest, WeightedBackend};
+use crate::model::{Bind, PathMatch, Protocol, Route, StreamMode, Target, ValueMatch, ValueTest, WeightedBackend};
 use crate::proxy::backend::Backend;
 use crate::proxy::fault::Fault;
-use crate::proxy::snapshot::{Snapshot, explain as explain_head};
+use crate::proxy::snapshot::{CompiledStream, Snapshot, explain as explain_head, explain_stream};
 use crate::proxy::wire::RequestHead;
 use crate::proxy::wire::parse::{self, HeadLimits};
 
@@ -26,6 +27,9 @@ pub fn routes(snapshot: &Snapshot) -> Value {
             let host = table.pattern.to_string();
             items.extend(table.routes().map(|route| route_item(&bind.to_string(), &host, route)));
         }
+        let mut streams: Vec<_> = entry.streams().collect();
+        streams.sort_by(|one, other| one.host.cmp(&other.host));
+        items.extend(streams.into_iter().map(|stream| stream_item(*bind, entry.protocol, stream)));
     }
     json!({ "generation": snapshot.generation, "items": items })
 }
@@ -49,6 +53,30 @@ fn route_item(listener: &str, host: &str, route: &Route) -> Value {
         "rule": route.rank.rule,
         "filters": route.rule.filters.len(),
         "backends": shares(&route.rule.backends),
+    })
+}
+
+/// As a route without anything that only requests have.
+fn stream_item(listener: Bind, protocol: Protocol, stream: &CompiledStream) -> Value {
+    let kind = match (protocol, stream.mode) {
+        (Protocol::Udp, _) => "udp",
+        (Protocol::Tcp, _) => "tcp",
+        (_, StreamMode::Passthrough) => "tls passthrough",
+        (_, StreamMode::Terminate) => "tls terminate",
+    };
+    json!({
+        "listener": listener.to_string(),
+        "host": stream.host.to_string(),
+        "path": null,
+        "pathKind": kind,
+        "method": null,
+        "headers": [],
+        "query": [],
+        "route": &*stream.rule.name,
+        "source": stream.rule.source.source.to_string(),
+        "rule": null,
+        "filters": 0,
+        "backends": shares(&stream.rule.source.backends),
     })
 }
 
@@ -118,30 +146,142 @@ fn colors(backend: &Backend, now: u64) -> Vec<Value> {
     backend.colors.iter().map(color).collect()
 }
 
-/// Which route, color and endpoints would serve a request, by the code that serves.
+/// Which route, color and endpoints would serve a request, or take a connection or a session, by the code that serves. Of
+/// several sockets at one port the first that serves it answers, else the first.
 ///
 /// # Errors
 /// When the question is no request, in words for its author.
 pub fn explain(snapshot: &Snapshot, question: &Question) -> Result<Value, String> {
-    let url: http::Uri = question.url.parse().map_err(|error| format!("{:?} is not a URL: {error}", question.url))?;
-    let (Some(scheme), Some(authority)) = (url.scheme_str(), url.authority()) else {
-        return Err(format!("{:?} is not an absolute URL; write http://host/path", question.url));
-    };
-    let (by_scheme, usual) = match scheme {
-        "http" => (Bind::Http, 80),
-        "https" => (Bind::Https, 443),
-        other => return Err(format!("{other:?} is not a scheme that is served; write http or https")),
-    };
-    let head = head(question, authority.as_str(), url.path_and_query().map_or("/", |path| path.as_str()))?;
-    let port = url.port_u16().unwrap_or(usual);
-    // A listener of a Gateway on a port of its own, else what the settings serve for this scheme.
-    let own = snapshot.entries.keys().find(|bind| match bind {
-        Bind::Port(own) => *own == port,
-        Bind::Address(address) => address.port() == port,
-        Bind::Http | Bind::Https | Bind::UdpPort(_) | Bind::UdpAddress(_) => false,
-    });
-    let explanation = explain_head(snapshot, own.copied().unwrap_or(by_scheme), &head);
-    serde_json::to_value(explanation).map_err(|error| error.to_string())
+    let asked = Asked::of(question)?;
+    let sockets = asked.sockets(snapshot);
+    let mut answer = Value::Null;
+    for bind in &sockets {
+        let this = asked.explain(snapshot, *bind).map_err(|error| error.to_string())?;
+        let serves = !this["chosen"].is_null();
+        if serves || answer.is_null() {
+            answer = this;
+        }
+        if serves {
+            break;
+        }
+    }
+    let others = sockets.iter().map(ToString::to_string).filter(|bind| answer["bind"] != **bind);
+    let others: Vec<String> = others.collect();
+    answer["others"] = json!(others);
+    Ok(answer)
+}
+
+/// A question that makes sense.
+struct Asked {
+    scheme: Scheme,
+    /// As in the URL: lower-case, no port.
+    host: String,
+    port: u16,
+    at: Option<IpAddr>,
+    /// Of a request.
+    head: Option<RequestHead>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Scheme {
+    Http,
+    Https,
+    Tls,
+    Tcp,
+    Udp,
+}
+
+impl Asked {
+    fn of(question: &Question) -> Result<Self, String> {
+        let url: http::Uri =
+            question.url.parse().map_err(|error| format!("{:?} is not a URL: {error}", question.url))?;
+        let (Some(scheme), Some(authority)) = (url.scheme_str(), url.authority()) else {
+            return Err(format!("{:?} is not an absolute URL; write http://host/path", question.url));
+        };
+        let (scheme, usual) = match scheme {
+            "http" => (Scheme::Http, Some(80)),
+            "https" => (Scheme::Https, Some(443)),
+            "tls" => (Scheme::Tls, Some(443)),
+            "tcp" => (Scheme::Tcp, None),
+            "udp" => (Scheme::Udp, None),
+            other => {
+                return Err(format!("{other:?} is not a scheme that is served; write http, https, tls, tcp or udp"));
+            }
+        };
+        let Some(port) = url.port_u16().or(usual) else {
+            return Err(format!(
+                "{:?} has no port; write {}://HOST:PORT",
+                question.url,
+                url.scheme_str().unwrap_or("")
+            ));
+        };
+        let head = match scheme {
+            Scheme::Http | Scheme::Https => {
+                let target = url.path_and_query().map_or("/", |path| path.as_str());
+                Some(head(question, authority.as_str(), target)?)
+            }
+            Scheme::Tls | Scheme::Tcp | Scheme::Udp if !question.headers.is_empty() || url.path().len() > 1 => {
+                return Err(format!("{:?} is no request: it has no path and no headers", question.url));
+            }
+            Scheme::Tls | Scheme::Tcp | Scheme::Udp => None,
+        };
+        let host = authority.host().to_ascii_lowercase();
+        Ok(Self { scheme, host, port, at: question.at, head })
+    }
+
+    fn ip(&self) -> Option<IpAddr> {
+        self.host.trim_matches(['[', ']']).parse().ok()
+    }
+
+    /// Where it may arrive: at the address that it names, else at what the settings serve for all addresses, else at that of
+    /// any Gateway. Not empty.
+    fn sockets(&self, snapshot: &Snapshot) -> Vec<Bind> {
+        let (mut exact, mut shared, mut others) = (Vec::new(), Vec::new(), Vec::new());
+        for bind in snapshot.entries.keys() {
+            let address = match bind {
+                Bind::Port(port) if self.scheme != Scheme::Udp && *port == self.port => None,
+                Bind::UdpPort(port) if self.scheme == Scheme::Udp && *port == self.port => None,
+                Bind::Address(address) if self.scheme != Scheme::Udp => Some(*address),
+                Bind::UdpAddress(address) if self.scheme == Scheme::Udp => Some(*address),
+                _ => continue,
+            };
+            match address {
+                None => shared.push(*bind),
+                Some(address) if address.port() != self.port => {}
+                Some(address) if self.at.or_else(|| self.ip()) == Some(address.ip()) => exact.push(*bind),
+                Some(_) => others.push(*bind),
+            }
+        }
+        if !exact.is_empty() {
+            return exact;
+        }
+        if self.at.is_none() {
+            shared.append(&mut others);
+        }
+        let usual = match self.scheme {
+            Scheme::Http => Bind::Http,
+            Scheme::Https | Scheme::Tls => Bind::Https,
+            Scheme::Tcp => Bind::Port(self.port),
+            Scheme::Udp => Bind::UdpPort(self.port),
+        };
+        if shared.is_empty() || snapshot.entries.contains_key(&usual) && !shared.contains(&usual) {
+            shared.push(usual);
+        }
+        shared
+    }
+
+    fn explain(&self, snapshot: &Snapshot, bind: Bind) -> serde_json::Result<Value> {
+        // What the handshake names is never an address (RFC 6066 section 3).
+        let has_name = self.ip().is_none() && matches!(self.scheme, Scheme::Https | Scheme::Tls);
+        let stream = explain_stream(snapshot, bind, has_name.then_some(&*self.host));
+        match &self.head {
+            // Nothing is served, or it comes to requests, or the handshake already ends it.
+            Some(head) if stream.speaks.is_none() || stream.http => {
+                serde_json::to_value(explain_head(snapshot, bind, head))
+            }
+            _ => serde_json::to_value(stream),
+        }
+    }
 }
 
 /// The head as a client would send it, read by the very parser of the listeners.
@@ -175,6 +315,7 @@ mod tests {
             method: method.to_owned(),
             url: url.to_owned(),
             headers: headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
+            at: None,
         }
     }
 
@@ -188,6 +329,9 @@ mod tests {
             (question("CONNECT", "http://a/", &[]), "405"),
             (question("GET", "http://a/", &[("x", "1\r\ny: 2")]), "line break"),
             (question("GET", "http://a/", &[("host", "a"), ("host", "b")]), "400"),
+            (question("GET", "tcp://a", &[]), "tcp://HOST:PORT"),
+            (question("GET", "tls://a:1/path", &[]), "no path"),
+            (question("GET", "udp://a:1", &[("a", "b")]), "no headers"),
         ] {
             let error = explain(&snapshot, &bad).unwrap_err();
             assert!(error.contains(words), "{bad:?}: {error}");

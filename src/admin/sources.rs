@@ -1,5 +1,6 @@
 //! What the admin server shows, as functions: it imports no room of the control or data plane.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use serde::Deserialize;
@@ -87,15 +88,17 @@ pub enum Readiness {
     NotReady(Arc<str>),
 }
 
-/// A request that is asked about, not made.
+/// A request, or a connection that is none, that is asked about, not made.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Question {
     /// The method; `GET` unless said otherwise.
     pub method: String,
-    /// An absolute URL.
+    /// An absolute URL; `tcp://HOST:PORT`, `tls://NAME:PORT` and `udp://HOST:PORT` are for what is no request.
     pub url: String,
     /// Header fields, names as given.
     pub headers: Vec<(String, String)>,
+    /// The address that the client connects to, where Gateways have addresses of their own.
+    pub at: Option<IpAddr>,
 }
 
 /// What a build server may ask of a cutover.

@@ -85,13 +85,13 @@ pub(super) fn check(arguments: &Check) -> Result<Exit, CliError> {
             format => output::machine(format, &rows.iter().map(origin).collect::<Vec<_>>()),
         });
     }
-    let Some(path) = arguments.path.clone().or(settings.provider.directory) else {
+    let Some(path) = arguments.path.clone().or_else(|| settings.provider.directory.clone()) else {
         if !arguments.origin {
             output::print("settings: ok; no manifests were named\n");
         }
         return Ok(Exit::Ok);
     };
-    let loaded = manifests::load(&path)?;
+    let loaded = manifests::load(&path, &settings)?;
     let mut findings: Vec<Finding> = loaded.checked.problems.iter().map(of_problem).collect();
     findings.extend(loaded.translation.verdicts.iter().map(|verdict| {
         let place = loaded.checked.places.get(&verdict.object);

@@ -3,8 +3,10 @@
 use std::path::Path;
 
 use super::exit::CliError;
+use super::settings::Settings;
+use crate::app::translate_options;
 use crate::control::provider::check::{Checked, check_path};
-use crate::control::translate::{Change, Objects, Options, Translation, Translator};
+use crate::control::translate::{Change, Objects, Translation, Translator};
 use crate::proxy::snapshot::{Live, Snapshot, compile};
 use crate::telemetry::stats::Registry;
 
@@ -16,17 +18,17 @@ pub(super) struct Loaded {
     pub translation: Translation,
 }
 
-/// Reads and translates.
+/// Reads and translates, as with these settings.
 ///
 /// # Errors
 /// When there is nothing at the path, or it cannot be read.
-pub(super) fn load(path: &Path) -> Result<Loaded, CliError> {
+pub(super) fn load(path: &Path, settings: &Settings) -> Result<Loaded, CliError> {
     let checked = check_path(path).map_err(|source| CliError::Manifests { path: path.to_path_buf(), source })?;
     let mut objects = Objects::default();
     for object in &checked.objects {
         objects.apply(Change::Put(object.clone()));
     }
-    let translation = Translator::new(Options::default()).translate(&objects);
+    let translation = Translator::new(translate_options(settings, false)).translate(&objects);
     Ok(Loaded { checked, translation })
 }
 

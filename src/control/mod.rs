@@ -74,8 +74,6 @@ pub struct Control<T, C> {
     cycle: Cycle<T>,
     cutovers: C,
     names: Names,
-    /// What becomes of sockets; without it they are taken to be open.
-    sockets: Option<watch::Receiver<SocketNews>>,
     answers: (mpsc::UnboundedSender<Answer>, mpsc::UnboundedReceiver<Answer>),
 }
 
@@ -84,20 +82,19 @@ type Answer = (NameKey, Result<Vec<IpAddr>, String>);
 impl<T: Translate, C: Cutovers> Control<T, C> {
     /// A loop that has not taken anything yet. `local_endpoints` is that of the translator's options, for names.
     pub fn new(cycle: Cycle<T>, cutovers: C, local_endpoints: bool) -> Self {
-        let names = Names::new(local_endpoints);
-        Self { cycle, cutovers, names, sockets: None, answers: mpsc::unbounded_channel() }
+        Self { cycle, cutovers, names: Names::new(local_endpoints), answers: mpsc::unbounded_channel() }
     }
 
-    /// The same, with statuses that say which sockets could not be opened.
-    pub fn hearing(mut self, sockets: watch::Receiver<SocketNews>) -> Self {
-        self.cycle.hear(&SocketNews::default());
-        self.sockets = Some(sockets);
-        self
-    }
-
-    /// Runs for ever, also when the provider has ended: what was published stays served. `clock` is the process clock in
-    /// nanoseconds. Needs a runtime with time; names are resolved on its blocking threads.
-    pub async fn run(mut self, mut batches: feed::Receiver, clock: impl Fn() -> u64) {
+    /// Runs for ever, also when the provider has ended: what was published stays served. `sockets` says what has become of
+    /// sockets, for statuses. `clock` is the process clock in nanoseconds. Needs a runtime with time; names are resolved on
+    /// its blocking threads.
+    pub async fn run(
+        mut self,
+        mut batches: feed::Receiver,
+        mut sockets: watch::Receiver<SocketNews>,
+        clock: impl Fn() -> u64,
+    ) {
+        self.cycle.hear(&sockets.borrow_and_update());
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut provider_lives = true;
@@ -110,11 +107,7 @@ impl<T: Translate, C: Cutovers> Control<T, C> {
                         provider_lives = false;
                     }
                 },
-                news = heard(&mut self.sockets) => match news {
-                    Some(news) => self.cycle.hear(&news),
-                    // The workers are gone, and nothing will change any more.
-                    None => self.sockets = None,
-                },
+                Ok(()) = sockets.changed() => self.cycle.hear(&sockets.borrow_and_update()),
                 Some(answer) = self.answers.1.recv() => self.answered(answer, clock()),
                 _ = ticks.tick() => {
                     self.cycle.tick(clock());
@@ -178,13 +171,6 @@ impl<T: Translate, C: Cutovers> Control<T, C> {
             self.cutovers.poke();
         }
     }
-}
-
-/// What becomes of sockets, when there is something new. `None`: there will be nothing new.
-async fn heard(sockets: &mut Option<watch::Receiver<SocketNews>>) -> Option<SocketNews> {
-    let Some(sockets) = sockets else { return std::future::pending().await };
-    sockets.changed().await.ok()?;
-    Some(sockets.borrow_and_update().clone())
 }
 
 /// Services of which a batch changes endpoints.

@@ -85,9 +85,11 @@ fn with_loop_that_believes<F: Future<Output = ()>>(local: bool, test: impl FnOnc
     let live = Live::new(Registry::new(1, &[]));
     let cycle = Cycle::new(Translator::new(Options::default()), live, world.published.clone(), world.report.clone());
     let origin = Instant::now();
+    // Whatever is published, its sockets are open.
+    let sockets = watch::channel(SocketNews { generation: u64::MAX, ..SocketNews::default() }).1;
     runtime.block_on(async {
         tokio::select! {
-            () = Control::new(cycle, (), local).run(batches, || origin.elapsed().as_nanos() as u64) => {}
+            () = Control::new(cycle, (), local).run(batches, sockets, || origin.elapsed().as_nanos() as u64) => {}
             () = test(world) => {}
         }
     });

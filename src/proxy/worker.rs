@@ -11,11 +11,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use tokio::runtime::LocalOptions;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use super::listener::{BindError, Datagrams, Listener, Shared, Spec, bind, bind_datagrams};
 use super::request::{Context, Warmed};
+use super::socket_news::SocketBoard;
 use crate::drain::{DrainWatch, Phase};
 use crate::model::{Bind, Obstacle, Protocol, SocketNews};
 use crate::proxy::backend::Backend;
@@ -27,16 +28,12 @@ const PUBLISH: Duration = Duration::from_millis(100);
 /// Between two tries to open a socket that a Gateway asks for.
 const REOPEN: Duration = Duration::from_secs(1);
 
-/// Sockets of the whole process: what is open, and where. Shared by all workers; touched only when something was published
-/// or a socket is tried again.
-#[derive(Debug)]
+/// Sockets of the whole process: what is open, and where. Shared by all workers; touched only when sockets change.
+#[derive(Debug, Default)]
 pub struct Sockets {
     listeners: Mutex<Listeners>,
     /// Sessions of datagrams at all listeners.
     sessions: Arc<AtomicU64>,
-    /// What each worker has told.
-    told: Mutex<Vec<SocketNews>>,
-    news: watch::Sender<SocketNews>,
 }
 
 #[derive(Debug, Default)]
@@ -54,31 +51,6 @@ struct Open {
 }
 
 impl Sockets {
-    /// None is open yet.
-    pub fn new(workers: usize) -> Self {
-        let told = Mutex::new(vec![SocketNews::default(); workers]);
-        Self { listeners: Mutex::default(), sessions: Arc::default(), told, news: watch::Sender::default() }
-    }
-
-    /// How far all workers have followed what was published.
-    pub fn news(&self) -> watch::Receiver<SocketNews> {
-        self.news.subscribe()
-    }
-
-    /// Takes how far one worker has followed. A socket that one of them lacks is not open.
-    fn tell(&self, worker: usize, own: SocketNews) {
-        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        match told.get_mut(worker) {
-            Some(before) if *before != own => *before = own,
-            Some(_) | None => return,
-        }
-        let generation = told.iter().map(|news| news.generation).min().unwrap_or_default();
-        let unopened: BTreeMap<Bind, Obstacle> =
-            told.iter().rev().flat_map(|news| news.unopened.iter()).map(|(bind, why)| (*bind, why.clone())).collect();
-        let news = SocketNews { generation, unopened: Arc::new(unopened) };
-        self.news.send_if_modified(|before| std::mem::replace(before, news) != *before);
-    }
-
     /// Opens one worker's socket of a listener. The first worker's port 0 becomes everyone's port.
     fn open(&self, spec: &Spec) -> Result<(Socket, Arc<Shared>), BindError> {
         let mut listeners = self.lock();
@@ -158,6 +130,8 @@ pub struct Plan {
     pub listeners: Vec<Spec>,
     /// All sockets.
     pub sockets: Arc<Sockets>,
+    /// Where it is told what has become of them.
+    pub board: Arc<SocketBoard>,
     /// When to end.
     pub drain: DrainWatch,
     /// Live backends, for connections that a cutover wants opened beforehand.
@@ -187,7 +161,6 @@ async fn work(plan: Plan, context: Rc<Context>, bound: oneshot::Sender<Result<()
     let mut desk = Desk {
         context: context.clone(),
         sockets: plan.sockets.clone(),
-        index: plan.index,
         running: BTreeMap::new(),
         leaving: BTreeMap::new(),
         failed: BTreeMap::new(),
@@ -199,10 +172,13 @@ async fn work(plan: Plan, context: Rc<Context>, bound: oneshot::Sender<Result<()
         }
     }
     let _ = bound.send(Ok(()));
+    let (index, board) = (plan.index, plan.board);
     let mut drain = plan.drain.clone();
     let mut changed = context.published.subscribe();
     loop {
-        let all_open = desk.follow(&plan.listeners);
+        let news = desk.follow(&plan.listeners);
+        let all_open = news.unopened.is_empty();
+        board.tell(index, news);
         tokio::select! {
             () = drain.reached(Phase::Draining) => break,
             result = changed.changed() => if result.is_err() { break },
@@ -237,16 +213,14 @@ struct Running {
 enum End {
     /// By a message, or by dropping this.
     Connections(oneshot::Sender<()>),
-    /// It ends with its last session.
-    Datagrams(Rc<Datagrams>),
+    /// It ends with the last session. Its task owns it, so that the socket is closed with that.
+    Datagrams(std::rc::Weak<Datagrams>),
 }
 
 /// This worker's open sockets.
 struct Desk {
     context: Rc<Context>,
     sockets: Arc<Sockets>,
-    /// Of the worker.
-    index: usize,
     running: BTreeMap<Arc<str>, Running>,
     /// Listeners for datagrams that are not wanted any more, and still have sessions.
     leaving: BTreeMap<Arc<str>, Running>,
@@ -277,8 +251,8 @@ impl Desk {
             Socket::Datagrams(socket) => {
                 let failed = |source| BindError { name, address: spec.address, source };
                 let datagrams = Datagrams::new(&self.context, spec.clone(), shared, socket).map_err(failed)?;
-                let task = tokio::task::spawn_local(datagrams.clone().run());
-                (End::Datagrams(datagrams), task)
+                let end = End::Datagrams(Rc::downgrade(&datagrams));
+                (end, tokio::task::spawn_local(datagrams.run()))
             }
         };
         self.running.insert(spec.name.clone(), Running { spec: spec.clone(), end, task });
@@ -289,6 +263,7 @@ impl Desk {
     fn take_back(&mut self, spec: &Spec) -> Option<Running> {
         let running = self.leaving.remove(&spec.name).filter(|running| !running.task.is_finished())?;
         let End::Datagrams(datagrams) = &running.end else { return None };
+        let datagrams = datagrams.upgrade()?;
         datagrams.want(true);
         self.sockets.keep(spec, datagrams.address().ok()?, datagrams.shared());
         Some(running)
@@ -301,8 +276,8 @@ impl Desk {
     }
 
     /// Opens and closes the sockets that Gateways ask for. Connections that are open stay, and sessions, whatever happens
-    /// to the socket they came through. Says whether all are open.
-    fn follow(&mut self, configured: &[Spec]) -> bool {
+    /// to the socket they came through. Says which could not be opened.
+    fn follow(&mut self, configured: &[Spec]) -> SocketNews {
         let snapshot = self.context.published.load_full();
         let host = configured.first().map_or([0, 0, 0, 0].into(), |spec| spec.address.ip());
         let mut wanted: BTreeMap<Arc<str>, Spec> =
@@ -328,7 +303,7 @@ impl Desk {
             if let Some(running) = self.running.remove(&name) {
                 self.sockets.close(&name, &running.spec);
                 if let End::Datagrams(datagrams) = &running.end {
-                    datagrams.want(false);
+                    leave(datagrams);
                     self.leaving.insert(name, running);
                 }
             }
@@ -348,13 +323,10 @@ impl Desk {
             if !self.failed.contains_key(&name) {
                 tracing::error!(%error, "listener not opened");
             }
-            let problem = format!("cannot listen at {}: {}", error.address, error.source);
-            let no_address = error.source.kind() == std::io::ErrorKind::AddrNotAvailable;
-            self.failed.insert(name, (spec.bind, Obstacle { problem, no_address }));
+            self.failed.insert(name, (spec.bind, obstacle(&error)));
         }
         let unopened = Arc::new(self.failed.values().cloned().collect());
-        self.sockets.tell(self.index, SocketNews { generation: snapshot.generation, unopened });
-        self.failed.is_empty()
+        SocketNews { generation: snapshot.generation, unopened }
     }
 
     /// Refuses a socket that a listener of the settings has: the system would open it a second time and spread connections
@@ -382,11 +354,24 @@ impl Desk {
                     let _ = running.task.await;
                 }
                 End::Datagrams(ref datagrams) => {
-                    datagrams.want(false);
+                    leave(datagrams);
                     self.leaving.insert(name, running);
                 }
             }
         }
+    }
+}
+
+/// What the owner of a Gateway is told.
+fn obstacle(error: &BindError) -> Obstacle {
+    let problem = format!("cannot listen at {}: {}", error.address, error.source);
+    Obstacle { problem, no_address: error.source.kind() == std::io::ErrorKind::AddrNotAvailable }
+}
+
+fn leave(datagrams: &std::rc::Weak<Datagrams>) {
+    // None: its task has ended, by a panic.
+    if let Some(datagrams) = datagrams.upgrade() {
+        datagrams.want(false);
     }
 }
 

@@ -1,5 +1,6 @@
 //! What provably never reached an application, or may be repeated, is tried elsewhere; nothing else ever is.
 
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -13,7 +14,7 @@ use crate::harness::load::Plan;
 use crate::harness::manifests::{classes, gateway, http_route, ingress, service, service_with};
 use crate::harness::scene::{HOST, backends};
 use crate::harness::weir::Weir;
-use crate::harness::{raw, turn};
+use crate::harness::{PATIENCE, raw, turn};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_backend_that_closes_idle_connections_fails_no_request() {
@@ -63,6 +64,47 @@ async fn an_endpoint_that_refuses_connections_costs_no_request_not_even_a_post()
         let answer = connection.ask(asked).await.unwrap();
         assert_eq!((answer.status, answer.body.len()), (200, 1000), "number {number}");
     }
+}
+
+/// Where no SYN is ever answered: a listener whose queue is full and that accepts nothing. Ends with what is given back.
+fn black_hole() -> (SocketAddr, Vec<std::net::TcpStream>, socket2::Socket) {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+    socket.listen(0).unwrap();
+    let address = socket.local_addr().unwrap().as_socket().unwrap();
+    let mut waiting = Vec::new();
+    while let Ok(stream) = std::net::TcpStream::connect_timeout(&address, Duration::from_millis(300)) {
+        waiting.push(stream);
+        assert!(waiting.len() < 100, "the queue has no end");
+    }
+    (address, waiting, socket)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_endpoint_that_says_nothing_at_all_is_not_waited_for_where_there_is_another() {
+    let _turn = turn::beside_others().await;
+    let backends = backends(&["alive"]).await;
+    let (silent, _waiting, _socket) = black_hole();
+    let never_eject = [
+        ("weir.dev/outlier-consecutive", "0"),
+        ("weir.dev/outlier-failure-percent", "0"),
+        ("weir.dev/balance", "round-robin"),
+    ];
+    let manifests = classes()
+        + &service_with("shop", &[silent, backends[0].address()], &never_eject, "")
+        + &ingress("shop", HOST, "/", "shop");
+    // Nobody who waits for a connection to the end gets an answer in this test.
+    let arguments = ["--workers", "1", "--set", "timeouts.connect=5m"];
+    let weir = Weir::builder().file("main.yaml", &manifests).arguments(&arguments).start().await;
+    let mut connection = H1::connect(&Target::plain(weir.http)).await.unwrap();
+    for number in 0..6 {
+        let asked = request(Method::POST, HOST, "/echo").body(full(vec![b'x'; 1000])).unwrap();
+        let answer = tokio::time::timeout(PATIENCE, connection.ask(asked)).await.expect("an answer").unwrap();
+        assert_eq!((answer.status, answer.body.len()), (200, 1000), "number {number}");
+    }
+    // One connection carries all that is answered; the others were tried at the silent endpoint.
+    let opened = weir.metrics().await.sum("weir_upstream_connections_opened_total", &[]);
+    assert!(opened >= 2.0, "the silent endpoint was never tried");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -17,7 +17,7 @@ use crate::harness::certificates::Authority;
 use crate::harness::client::{Error, H1, Target};
 use crate::harness::manifests::{Conditions, classes, plain_service, service, slices, tls_secret};
 use crate::harness::weir::Weir;
-use crate::harness::{eventually, turn, until};
+use crate::harness::{eventually, turn, until, within};
 
 const GROUP: &str = "gateway.networking.k8s.io";
 
@@ -207,7 +207,8 @@ async fn sessions_of_datagrams_outlive_their_listener_and_find_it_again() {
     let without = udp(other, "", &endpoints);
     let with = udp(other, &format!("  - {{name: second, port: {port}, protocol: UDP}}\n"), &endpoints)
         + &route("UDPRoute", "second", "second", "", "shop");
-    let weir = Weir::builder().file("main.yaml", &with).settings("workers: 4\n").start().await;
+    let weir =
+        Weir::builder().file("main.yaml", &with).settings("workers: 4\ntimeouts: {udp_idle: 5s}\n").start().await;
     let address = weir.listener(&format!("port {port}/udp")).await;
     let mut clients = sessions(address, 30).await;
     for round in 0..3 {
@@ -231,6 +232,9 @@ async fn sessions_of_datagrams_outlive_their_listener_and_find_it_again() {
         clients.append(&mut sessions(address, 10).await);
         go_on(&clients, &format!("back {round}")).await;
     }
+    drop(clients);
+    weir.apply("main.yaml", &without);
+    within(Duration::from_secs(30), "the port is given back", async || std::net::UdpSocket::bind(address)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -382,6 +386,24 @@ async fn tls_ends_at_the_backend_or_here_as_the_listener_of_the_name_says() {
     }
     let refused = shown(&at("nobody.example")).await.unwrap_err().to_string();
     assert!(!refused.contains("alert"), "{refused}");
+
+    let routes = weir.admin_json("/api/v1/routes").await;
+    let mut listed: Vec<(&str, &str, &str)> = Vec::new();
+    for item in routes["items"].as_array().unwrap() {
+        let text = |key: &str| item[key].as_str().unwrap();
+        listed.push((text("host"), text("pathKind"), text("source")));
+    }
+    let expected = [
+        ("ends.example", "tls terminate", "TLSRoute default/ends"),
+        ("pass.example", "tls passthrough", "TLSRoute default/pass"),
+    ];
+    assert_eq!(listed, expected);
+    for (name, chosen) in [("ends.example", "TLSRoute"), ("nobody.example", "")] {
+        let explained = weir.admin_json(&format!("/api/v1/explain?url=tls://{name}:{port}")).await;
+        assert_eq!(explained["chosen"]["source"]["kind"].as_str().unwrap_or_default(), chosen, "{explained}");
+        assert_eq!(explained["bind"], format!("port {port}"));
+        assert_eq!(explained["certificate"]["secret"].as_str().is_some(), !chosen.is_empty(), "{explained}");
+    }
 }
 
 /// A GET over TLS with this configuration.

@@ -3,7 +3,7 @@
 //! A listener goes through steps: it is read alone, compared with the others of its Gateway, and gets its sockets. What is
 //! wrong is kept with it for its status, and told to the owner of its object.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -113,6 +113,8 @@ pub(super) struct Candidate<'a> {
     pub unserved: Option<Because>,
     /// What clients must show.
     pub clients: Option<Arc<ClientCertificates>>,
+    /// Whether another listener with TLS at its port is for some of the same names.
+    pub overlaps: bool,
 }
 
 impl Candidate<'_> {
@@ -183,6 +185,7 @@ pub(super) fn read<'a>(
         unresolved: None,
         unserved: None,
         clients: None,
+        overlaps: false,
     };
     if values::port(written.port).is_none() {
         let problem = format!("{} is not a port", written.port);
@@ -440,6 +443,26 @@ pub(super) fn isolate(groups: &mut [Group<'_>]) {
             .filter(|hostname| **hostname != own.hostname && covers(&own.hostname, hostname))
             .cloned()
             .collect();
+    }
+}
+
+/// Marks the listeners with TLS whose hostnames overlap at one socket: one of two is more specific then. To be called when
+/// it is known who is.
+pub(super) fn overlaps(groups: &mut [Group<'_>]) {
+    let with_tls = |candidate: &&mut Candidate<'_>| {
+        candidate.accepted() && matches!(candidate.spoken, Some(Spoken::Https | Spoken::Tls))
+    };
+    let mut within: HashSet<(Bind, HostPattern)> = HashSet::new();
+    for candidate in groups.iter_mut().flat_map(|group| &mut group.candidates).filter(with_tls) {
+        let own = &candidate.listener;
+        candidate.overlaps = !own.narrower.is_empty();
+        for bind in &own.binds {
+            within.extend(own.narrower.iter().map(|hostname| (*bind, hostname.clone())));
+        }
+    }
+    for candidate in groups.iter_mut().flat_map(|group| &mut group.candidates).filter(with_tls) {
+        let own = &candidate.listener;
+        candidate.overlaps |= own.binds.iter().any(|bind| within.contains(&(*bind, own.hostname.clone())));
     }
 }
 

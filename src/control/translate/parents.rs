@@ -245,6 +245,7 @@ impl Translator {
             }
         }
         listener::isolate(&mut groups);
+        listener::overlaps(&mut groups);
         for (group, (item, metadata)) in groups.iter_mut().zip(&owners) {
             let mut bindings: Vec<(Bind, CertificateBinding)> = Vec::new();
             for candidate in group.candidates.iter_mut().filter(|candidate| candidate.ends_tls()) {

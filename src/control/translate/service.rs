@@ -119,9 +119,19 @@ pub(super) fn target(
         return invalid(why);
     };
     let port = ports(object, &access).find(|port| port.port == i32::from(found));
-    if way == Way::Open
-        && let Err(why) = trust(reading, known, service, port)
-    {
+    let trust = if way == Way::Open { trust(reading, known, service, port) } else { Ok(None) };
+    // Where a policy says that TLS is spoken, it does not matter. An Ingress says nothing about protocols, and what its
+    // controllers do not know they take for HTTP; a stream is spoken by those at its ends.
+    let by_policy = matches!(&trust, Ok(Some(Trust { by_policy: true, .. })));
+    let requests = matches!(reading.source.kind, "HTTPRoute" | "GRPCRoute");
+    if requests && !by_policy && matches!(spoken(port), Spoken::Unknown) {
+        let written = port.and_then(|port| port.app_protocol.as_deref()).unwrap_or_default();
+        let why = format!("Service {service} speaks `{written}` at port {found}, which is not known here");
+        let fix = format!("write {KNOWN_PROTOCOLS} as appProtocol, or remove it; its share is answered with 500");
+        reading.error("UnsupportedProtocol", field, &*why, &fix);
+        return invalid(why);
+    }
+    if let Err(why) = trust {
         let why = format!("Service {service} is not used: {why}");
         let fix = "correct the annotation of the Service, or its BackendTLSPolicy";
         reading.error("BackendNotTrusted", field, &*why, fix);
@@ -239,6 +249,9 @@ pub(super) fn holds_certificates(pem: &[u8]) -> bool {
     roots.is_ok_and(|roots| !roots.is_empty())
 }
 
+/// For those who write another `appProtocol`.
+const KNOWN_PROTOCOLS: &str = "http, https, kubernetes.io/h2c, kubernetes.io/ws or kubernetes.io/wss";
+
 /// What an appProtocol says that is spoken. A table of the well-known ones.
 enum Spoken {
     Clear(UpstreamProtocol),
@@ -338,8 +351,8 @@ fn protocol(
         Spoken::Unknown => {
             let written = port.and_then(|port| port.app_protocol.as_deref());
             let problem = format!("appProtocol `{}` is not known; HTTP/1.1 is spoken", written.unwrap_or_default());
-            let fix = "write http, https, kubernetes.io/h2c, kubernetes.io/ws or kubernetes.io/wss";
-            reading.warning("UnknownAppProtocol", field.clone(), problem, fix);
+            let fix = format!("write {KNOWN_PROTOCOLS}");
+            reading.warning("UnknownAppProtocol", field.clone(), problem, &fix);
             Some(UpstreamProtocol::Http1)
         }
     };

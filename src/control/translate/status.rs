@@ -217,16 +217,24 @@ fn listener(candidate: &Candidate<'_>) -> ListenerStatus {
         Some((reason, why)) => Claim { kind: "Conflicted", holds: true, reason, message: why.clone() },
         None => fails("Conflicted", "NoConflicts", ""),
     };
+    let resolved = unless("ResolvedRefs", candidate.unresolved.as_ref());
+    let mut conditions = vec![unless("Accepted", refused), programmed, resolved, conflicted];
+    if candidate.overlaps && candidate.accepted() {
+        conditions.push(Claim {
+            kind: "OverlappingTLSConfig",
+            holds: true,
+            reason: "OverlappingHostnames",
+            message:
+                "another listener at this port is for some of the same names; a connection that a client uses for \
+                      names of both is answered with 421"
+                    .to_owned(),
+        });
+    }
     ListenerStatus {
         name: candidate.listener.name.clone(),
         kinds: candidate.listener.kinds.clone(),
         attached: 0,
-        conditions: vec![
-            unless("Accepted", refused),
-            programmed,
-            unless("ResolvedRefs", candidate.unresolved.as_ref()),
-            conflicted,
-        ],
+        conditions,
     }
 }
 

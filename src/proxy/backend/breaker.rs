@@ -44,6 +44,11 @@ impl AskedRetries {
     pub fn withdraw(&self, now: u64) -> bool {
         self.0.withdraw(now)
     }
+
+    /// As [`RetryBudget::has_one`].
+    pub fn has_one(&self, now: u64) -> bool {
+        self.0.has_one(now)
+    }
 }
 
 impl Load {
@@ -136,6 +141,12 @@ impl RetryBudget {
         }
         self.balance.fetch_add(Self::RETRY, Ordering::Relaxed);
         false
+    }
+
+    /// Whether a retry could be taken out now.
+    pub fn has_one(&self, now: u64) -> bool {
+        self.settle(now);
+        self.balance.load(Ordering::Relaxed) >= Self::RETRY
     }
 
     /// Retries that are left.

@@ -1,5 +1,7 @@
 //! New connections to endpoints.
 
+use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,6 +18,10 @@ use crate::proxy::wire::io::Io;
 /// A dead peer is noticed when sent bytes stay unacknowledged for this long.
 const UNACKNOWLEDGED: Duration = Duration::from_secs(10);
 
+/// Who has not answered a SYN by now is not there, or drops packets; the next one is only sent after a second (RFC 6298,
+/// section 2). No way from a proxy to its backends is that long.
+pub const SILENCE: Duration = Duration::from_millis(500);
+
 /// A connection, and whether HTTP/2 is spoken on it.
 pub struct Connected {
     /// The stream.
@@ -25,7 +31,8 @@ pub struct Connected {
 }
 
 /// Connects to an endpoint. `host` is the request's host, for SNI when the backend names none. `within` bounds TCP and TLS
-/// together.
+/// together. An endpoint that has not answered at all after [`SILENCE`] is given up when `elsewhere` says that there is a
+/// better place to ask.
 ///
 /// # Errors
 /// [`Fault::UpstreamConnect`], [`Fault::UpstreamTls`], [`Fault::ConnectTimeout`].
@@ -35,20 +42,35 @@ pub async fn connect(
     tls: Option<&Arc<rustls::ClientConfig>>,
     host: &str,
     within: Duration,
+    elsewhere: impl Fn() -> bool,
 ) -> Result<Connected, Fault> {
-    match tokio::time::timeout(within, open(endpoint, protocol, tls, host)).await {
+    let opened = async {
+        let stream = reach(endpoint.address, elsewhere).await?;
+        open(stream, endpoint, protocol, tls, host).await
+    };
+    match tokio::time::timeout(within, opened).await {
         Ok(result) => result,
         Err(_) => Err(Fault::ConnectTimeout),
     }
 }
 
+async fn reach(address: SocketAddr, elsewhere: impl Fn() -> bool) -> Result<TcpStream, Fault> {
+    let mut opening = pin!(TcpStream::connect(address));
+    let opened = match tokio::time::timeout(SILENCE, &mut opening).await {
+        Ok(opened) => opened,
+        Err(_) if elsewhere() => return Err(Fault::ConnectTimeout),
+        Err(_) => opening.await,
+    };
+    opened.map_err(|error| blame(&error))
+}
+
 async fn open(
+    stream: TcpStream,
     endpoint: &Endpoint,
     protocol: &UpstreamProtocol,
     tls: Option<&Arc<rustls::ClientConfig>>,
     host: &str,
 ) -> Result<Connected, Fault> {
-    let stream = TcpStream::connect(endpoint.address).await.map_err(|error| blame(&error))?;
     let socket = SockRef::from(&stream);
     // Best effort: a system without one of these still proxies.
     let _ = socket.set_tcp_nodelay(true);

@@ -83,6 +83,12 @@ impl Color {
         self.endpoints.load().pick(how, hash, tried, rng, now).map(Arc::clone)
     }
 
+    /// Whether some ready endpoint that was not `tried` may be used.
+    pub fn has_other(&self, tried: &[Arc<Endpoint>], now: u64) -> bool {
+        let is_new = |endpoint: &Arc<Endpoint>| !tried.iter().any(|tried| Arc::ptr_eq(tried, endpoint));
+        self.endpoints.load().ready_members().any(|endpoint| endpoint.is_usable(now) && is_new(endpoint))
+    }
+
     /// Records a finished attempt; whether the endpoint was ejected for it. See [`outlier::observe`].
     pub fn record(&self, endpoint: &Endpoint, ok: bool, latency: u64, policy: &OutlierPolicy, now: u64) -> bool {
         outlier::observe(endpoint, ok, latency, policy, now)

@@ -178,6 +178,15 @@ impl Passage {
         retry::may_retry(failed, || target.backend.load.retries.withdraw(now))
     }
 
+    /// Whether another endpoint would be tried if the attempt failed now.
+    pub fn may_go_elsewhere(&self) -> bool {
+        let Some(target) = &self.target else { return false };
+        let now = self.context.now();
+        self.attempts < self.context.options.attempts
+            && target.color.has_other(&self.tried, now)
+            && target.backend.load.retries.has_one(now)
+    }
+
     /// The process clock, nanoseconds.
     pub fn now(&self) -> u64 {
         self.context.now()

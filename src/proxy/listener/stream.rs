@@ -67,7 +67,8 @@ async fn reach(context: &Rc<Context>, passage: &mut Passage, server_name: Option
                 wanted @ UpstreamProtocol::Tls(_) if passage.terminates() => wanted,
                 _ => &UpstreamProtocol::Http1,
             };
-            let connected = connect(&endpoint, protocol, passage.tls(), server_name.unwrap_or_default(), within).await;
+            let (host, elsewhere) = (server_name.unwrap_or_default(), || passage.may_go_elsewhere());
+            let connected = connect(&endpoint, protocol, passage.tls(), host, within, elsewhere).await;
             context.counters.upstream_opened.add(1);
             context.stats.borrow_mut().queued(color.series.slot(), from, context.now());
             match connected {

@@ -7,6 +7,8 @@ use std::sync::atomic::Ordering;
 use std::task::Poll;
 use std::time::Duration;
 
+use smallvec::SmallVec;
+
 use super::body::{RequestBody, ResponseBody, UpstreamBody};
 use super::context::Context;
 use super::exchange::Exchange;
@@ -128,9 +130,27 @@ pub(super) struct Try<'a> {
     pub head_deadline: u64,
     /// Statuses that may lead to another attempt: the body of the request is then kept with the response.
     pub listed: &'a [u16],
+    /// Endpoints that were tried for this request already.
+    pub tried: &'a [Arc<Endpoint>],
+    /// Attempts that this request may have, the first included.
+    pub most: u32,
+    /// Whether its retries are those that its route asks for.
+    pub asked: bool,
 }
 
 impl Try<'_> {
+    /// Whether another endpoint would be tried if this attempt failed before anything was sent.
+    fn may_go_elsewhere(&self, attempts: u32, endpoint: &Arc<Endpoint>) -> bool {
+        let now = self.context.now();
+        let load = &self.backend.load;
+        let mut tried: SmallVec<[Arc<Endpoint>; 4]> = self.tried.iter().cloned().collect();
+        tried.push(endpoint.clone());
+        attempts < self.most
+            && now < self.head_deadline
+            && self.color.has_other(&tried, now)
+            && if self.asked { load.asked.has_one(now) } else { load.retries.has_one(now) }
+    }
+
     /// Whether an HTTP/2 connection would not do where there is a choice: what is tunnelled is asked for in HTTP/1.1.
     fn needs_http1(&self) -> bool {
         self.upgrade.is_some() && self.backend.tls.is_some()
@@ -171,7 +191,7 @@ pub(super) async fn send(
     {
         io
     } else {
-        match Box::pin(connect_within(with, exchange, &attempt)).await {
+        match Box::pin(connect_within(with, exchange, &attempt, body.is_replayable())).await {
             Ok(Connected { io, h2: false }) => io,
             Ok(Connected { io, h2: true }) => match Box::pin(upstream_h2::establish(context, slot, io)).await {
                 Ok(sender) => return Box::pin(upstream_h2::send(with, exchange, attempt, sender, body)).await,
@@ -183,7 +203,12 @@ pub(super) async fn send(
     over_h1(with, exchange, attempt, io, body).await
 }
 
-async fn connect_within(with: &Try<'_>, exchange: &Exchange, attempt: &Attempt) -> Result<Connected, Fault> {
+async fn connect_within(
+    with: &Try<'_>,
+    exchange: &Exchange,
+    attempt: &Attempt,
+    replayable: bool,
+) -> Result<Connected, Fault> {
     let context = with.context;
     let Some(_place) = with.backend.load.try_wait(&with.backend.desired.limits) else { return Err(Fault::Overloaded) };
     let from = context.now();
@@ -194,6 +219,7 @@ async fn connect_within(with: &Try<'_>, exchange: &Exchange, attempt: &Attempt) 
         if with.needs_http1() { with.backend.tls_http1.as_ref() } else { with.backend.tls.as_ref() },
         exchange.request.host(),
         within,
+        || replayable && with.may_go_elsewhere(exchange.attempts, &attempt.endpoint),
     )
     .await;
     context.counters.upstream_opened.add(1);

@@ -296,7 +296,9 @@ async fn attempt(
         let head_deadline =
             if deadline == NEVER { until(now, Some(context.options.timeouts.response_head)) } else { deadline };
         let upgrade = (!upgrade.is_empty()).then_some(&*upgrade);
-        let with = Try { context, down, backend, color, upgrade, head_deadline, listed };
+        let (tried_before, asked) = (&*tried, asked.is_some());
+        let with =
+            Try { context, down, backend, color, upgrade, head_deadline, listed, tried: tried_before, most, asked };
         let mut failed = retry::Failed {
             how: retry::How::Listed,
             idempotent,

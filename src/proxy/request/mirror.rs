@@ -99,6 +99,9 @@ async fn deliver(context: Rc<Context>, mut copy: Running, backend: Arc<Backend>,
         upgrade: None,
         head_deadline: deadline,
         listed: &[],
+        tried: &[],
+        most: 1,
+        asked: false,
     };
     let Ok(mut answer) = send_attempt(&with, &mut copy, endpoint, body).await else { return };
     let mut buffer = vec![0; 8 * 1024];

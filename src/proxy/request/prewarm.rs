@@ -55,7 +55,8 @@ async fn carry_out(context: Rc<Context>, backend: Arc<Backend>, color: Arc<Color
         for _ in 0..wanted {
             let within = context.options.timeouts.connect;
             let host = endpoint.address.ip().to_string();
-            let connected = connect(&endpoint, &backend.desired.protocol, backend.tls.as_ref(), &host, within).await;
+            let tls = backend.tls.as_ref();
+            let connected = connect(&endpoint, &backend.desired.protocol, tls, &host, within, || false).await;
             match connected {
                 Ok(Connected { io, h2: false }) => context.pools.borrow_mut().give(slot, io, context.now()),
                 // One connection carries all requests there.

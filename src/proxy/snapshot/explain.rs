@@ -1,17 +1,18 @@
-//! Says which route would serve a request, and why the others would not: by the very code that serves.
+//! Says which route would serve a request, a connection or a session of datagrams, and why the others would not: by the
+//! very code that serves.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use serde::Serialize;
 
-use crate::model::{Bind, Condition, ObjectRef, Route, RouteMatch, Target};
+use crate::model::{Bind, Condition, ObjectRef, Protocol, Route, RouteMatch, StreamMode, Target};
 use crate::proxy::backend::{Backend, Color};
 use crate::proxy::wire::RequestHead;
 
 use super::boundaries::precision;
 use super::matcher::{Candidate, Facts, HostTable, Mismatch};
-use super::{CompiledRule, Share, Snapshot};
+use super::{CompiledRule, CompiledStream, Dispatch, EntryTable, Share, Snapshot};
 
 /// How a request would be decided.
 #[derive(Clone, PartialEq, Debug, Serialize)]
@@ -141,6 +142,132 @@ pub struct ExplainedCertificate {
     pub not_after: i64,
 }
 
+/// How a connection that is not HTTP, or a session of datagrams, would be decided.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+pub struct StreamExplanation {
+    /// Generation of the snapshot that was asked.
+    pub generation: u64,
+    /// The socket.
+    pub bind: String,
+    /// What is spoken there; `None`: nothing is served.
+    pub speaks: Option<Protocol>,
+    /// The name that was looked for, where the handshake of TLS names one: lower-case.
+    pub server_name: Option<String>,
+    /// Streams whose name matches, in the order in which they are looked at.
+    pub streams: Vec<ExplainedStream>,
+    /// Where it goes; `None`: it is closed, or for HTTP.
+    pub chosen: Option<ChosenStream>,
+    /// Whether requests are expected in it.
+    pub http: bool,
+    /// The certificate that is shown, where TLS ends here.
+    pub certificate: Option<ExplainedCertificate>,
+}
+
+/// A stream and what it says to a server name.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+pub struct ExplainedStream {
+    /// The server names.
+    pub pattern: String,
+    /// The object.
+    pub source: ObjectRef,
+    /// What it says.
+    pub result: StreamResult,
+}
+
+/// What a stream says to a server name that it matches.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StreamResult {
+    /// It takes the connection.
+    Chosen,
+    /// It would, but a more precise name has precedence.
+    Outranked,
+    /// The name belongs to another listener of the socket.
+    OtherListener,
+}
+
+/// The stream that takes a connection.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+pub struct ChosenStream {
+    /// Value of the metric label `route`.
+    pub route: String,
+    /// The object.
+    pub source: ObjectRef,
+    /// The server names.
+    pub host: String,
+    /// Who ends TLS; `None`: there is none that would be known of.
+    pub mode: Option<StreamMode>,
+    /// Where the traffic goes.
+    pub shares: Vec<ExplainedShare>,
+}
+
+/// Explains what a connection with this server name (lower-case), or one without any, or a session of datagrams, would meet
+/// at a socket.
+pub fn explain_stream(snapshot: &Snapshot, bind: Bind, server_name: Option<&str>) -> StreamExplanation {
+    let mut explanation = StreamExplanation {
+        generation: snapshot.generation,
+        bind: bind.to_string(),
+        speaks: None,
+        server_name: None,
+        streams: Vec::new(),
+        chosen: None,
+        http: false,
+        certificate: None,
+    };
+    let Some(entry) = snapshot.entries.get(&bind) else { return explanation };
+    explanation.speaks = Some(entry.protocol);
+    let chosen = match entry.protocol {
+        Protocol::Http => {
+            explanation.http = true;
+            return explanation;
+        }
+        Protocol::Tcp | Protocol::Udp => entry.stream().cloned(),
+        Protocol::Https => {
+            explanation.server_name = server_name.map(str::to_owned);
+            let dispatch = entry.dispatch(server_name);
+            explanation.http = matches!(dispatch, Dispatch::Http);
+            match dispatch {
+                Dispatch::Stream(stream) => Some(stream),
+                Dispatch::Http | Dispatch::Nobody => None,
+            }
+        }
+    };
+    let is_chosen = |stream: &Arc<CompiledStream>| chosen.as_ref().is_some_and(|chosen| Arc::ptr_eq(chosen, stream));
+    explanation.streams = entry
+        .considered_streams(explanation.server_name.as_deref())
+        .into_iter()
+        .map(|(stream, is_within)| ExplainedStream {
+            pattern: stream.host.to_string(),
+            source: stream.rule.source.source.clone(),
+            result: match is_within {
+                _ if is_chosen(stream) => StreamResult::Chosen,
+                true => StreamResult::Outranked,
+                false => StreamResult::OtherListener,
+            },
+        })
+        .collect();
+    let ends_here = |stream: &Arc<CompiledStream>| stream.mode == StreamMode::Terminate;
+    if explanation.http || chosen.as_ref().is_some_and(ends_here) {
+        explanation.certificate = explain_certificate(entry, explanation.server_name.as_deref());
+    }
+    explanation.chosen = chosen.map(|stream| ChosenStream {
+        route: stream.rule.name.to_string(),
+        source: stream.rule.source.source.clone(),
+        host: stream.host.to_string(),
+        mode: (entry.protocol == Protocol::Https).then_some(stream.mode),
+        shares: explain_shares(&stream.rule),
+    });
+    explanation
+}
+
+fn explain_certificate(entry: &EntryTable, server_name: Option<&str>) -> Option<ExplainedCertificate> {
+    entry.certificates.select(server_name).map(|binding| ExplainedCertificate {
+        host: binding.host.to_string(),
+        secret: binding.certificate.secret.to_string(),
+        not_after: binding.certificate.not_after,
+    })
+}
+
 /// Explains what a request with this head would meet at a socket.
 pub fn explain(snapshot: &Snapshot, bind: Bind, head: &RequestHead) -> Explanation {
     let mut explanation = Explanation {
@@ -155,11 +282,7 @@ pub fn explain(snapshot: &Snapshot, bind: Bind, head: &RequestHead) -> Explanati
     };
     let Some(entry) = snapshot.entries.get(&bind) else { return explanation };
     explanation.served = true;
-    explanation.certificate = entry.certificates.select(Some(head.host())).map(|binding| ExplainedCertificate {
-        host: binding.host.to_string(),
-        secret: binding.certificate.secret.to_string(),
-        not_after: binding.certificate.not_after,
-    });
+    explanation.certificate = explain_certificate(entry, Some(head.host()));
     let facts = Facts::of(head);
     let chosen = entry.find(head);
     let least = entry.boundaries.as_ref().map_or(0, |boundaries| boundaries.precision(head.host()));
@@ -177,7 +300,7 @@ pub fn explain(snapshot: &Snapshot, bind: Bind, head: &RequestHead) -> Explanati
         host: matched.host.to_string(),
         matched_path: head.path().get(..matched.prefix).unwrap_or_default().to_owned(),
         filters: matched.rule.filters.len(),
-        shares: matched.rule.shares.iter().enumerate().map(|(at, _)| explain_share(matched.rule, at)).collect(),
+        shares: explain_shares(matched.rule),
     });
     explanation
 }
@@ -202,6 +325,10 @@ fn explain_host(table: &HostTable, facts: &Facts<'_>, chosen: Option<&Arc<Route>
         result: result(candidate),
     });
     ExplainedHost { pattern: table.pattern.to_string(), routes: routes.collect() }
+}
+
+fn explain_shares(rule: &CompiledRule) -> Vec<ExplainedShare> {
+    (0..rule.shares.len()).map(|at| explain_share(rule, at)).collect()
 }
 
 fn explain_share(rule: &CompiledRule, at: usize) -> ExplainedShare {

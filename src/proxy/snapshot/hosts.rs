@@ -144,9 +144,17 @@ impl<T: Clone> ByHost<T> {
     }
 }
 
+#[cfg(test)]
+thread_local! {
+    /// Look-ups on this thread, for tests that say how many something takes.
+    pub(super) static LOOK_UPS: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
+}
+
 impl<T> ByHost<T> {
     /// The value of exactly this pattern.
     pub fn of(&self, pattern: &HostPattern) -> Option<&T> {
+        #[cfg(test)]
+        LOOK_UPS.set(LOOK_UPS.get() + 1);
         match pattern {
             HostPattern::Exact(name) => self.exact.get(name),
             HostPattern::Wildcard { suffix, labels } => {
@@ -183,6 +191,8 @@ impl<T> ByHost<T> {
 
     /// Shows `look` what belongs to a host (lower-case, no port), the most specific first, until it has found something.
     pub fn each<'a, R>(&'a self, host: &str, mut look: impl FnMut(&'a T) -> Option<R>) -> Option<R> {
+        #[cfg(test)]
+        LOOK_UPS.set(LOOK_UPS.get() + 1);
         if let Some(found) = self.exact.get(host).and_then(&mut look) {
             return Some(found);
         }

@@ -32,7 +32,7 @@ use crate::telemetry::stats::Series;
 
 pub use certificates::{CertificateTable, Resolver};
 pub use compile::compile;
-pub use explain::{Explanation, explain};
+pub use explain::{Explanation, StreamExplanation, explain, explain_stream};
 pub use live::{Live, NameKey};
 pub use matcher::{HostTable, Matched};
 pub use streams::{CompiledStream, Dispatch};

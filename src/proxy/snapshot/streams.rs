@@ -111,6 +111,22 @@ impl EntryTable {
         self.streams.iter().flat_map(|streams| streams.values())
     }
 
+    /// The streams that match a server name (or none), in the order in which they are looked at, and whether each is at the
+    /// name's own listener; for showing.
+    pub(super) fn considered_streams(&self, server_name: Option<&str>) -> Vec<(&Arc<CompiledStream>, bool)> {
+        let Some(streams) = &self.streams else { return Vec::new() };
+        let Some(name) = server_name else {
+            return streams.streams.any().map(|stream| (stream, true)).into_iter().collect();
+        };
+        let least = self.boundaries.as_ref().map_or(0, |boundaries| boundaries.precision(name));
+        let mut considered = Vec::new();
+        streams.streams.each(name, |stream| {
+            considered.push((stream, super::boundaries::precision(&stream.host) >= least));
+            None::<()>
+        });
+        considered
+    }
+
     /// What is passed on whatever the server name: the only stream of a socket for TCP or UDP.
     pub fn stream(&self) -> Option<&Arc<CompiledStream>> {
         self.streams.as_ref()?.streams.any()

@@ -126,9 +126,10 @@ impl There {
     fn of(object: Option<Value>, gateway: &str) -> Self {
         let Some(mut object) = object else { return Self::Nothing };
         let metadata = object["metadata"].take();
-        let labels = &metadata["labels"];
-        let marked = labels[MANAGED] == MANAGER_LABEL && metadata["annotations"][WRITTEN].is_string();
-        if marked && labels[GATEWAY] == label(gateway) { Self::Ours(metadata) } else { Self::Foreign }
+        let (labels, written) = (&metadata["labels"], &metadata["annotations"][WRITTEN]);
+        let whole = written.is_string() && labels[GATEWAY] == label(gateway);
+        let ours = labels[MANAGED] == MANAGER_LABEL && (whole || *written == unfinished(gateway));
+        if ours { Self::Ours(metadata) } else { Self::Foreign }
     }
 
     /// Whether it was written as `wanted`, for the same Gateway.
@@ -145,6 +146,8 @@ struct Place<'a> {
     remote: &'a Remote,
     kind: &'static Kind,
     namespace: &'a str,
+    /// Name of the Gateway.
+    gateway: &'a str,
     name: String,
     there: There,
 }
@@ -158,7 +161,8 @@ impl<'a> Place<'a> {
     ) -> Result<Self, Refusal> {
         let namespace: &str = &gateway.namespace;
         let object = absent(remote.read(&kind.path(namespace, &name)).await)?;
-        Ok(Self { remote, kind, namespace, name, there: There::of(object, &gateway.name) })
+        let there = There::of(object, &gateway.name);
+        Ok(Self { remote, kind, namespace, gateway: &gateway.name, name, there })
     }
 
     fn free(&self) -> Result<(), Refusal> {
@@ -183,7 +187,7 @@ impl<'a> Place<'a> {
             // Only this is refused when somebody else was faster. It says no more than what never changes: what is
             // made in this way would not go when it is not applied any more.
             There::Nothing | There::Foreign => {
-                made = self.remote.create(&self.kind.list(self.namespace), &bare(&wanted)).await?;
+                made = self.remote.create(&self.kind.list(self.namespace), &bare(&wanted, self.gateway)).await?;
                 &made["metadata"]
             }
         };
@@ -205,14 +209,19 @@ impl<'a> Place<'a> {
     }
 }
 
-/// The marks, and what an object must have.
-fn bare(wanted: &Value) -> Value {
+/// What is written in the place of a short form as long as there is no more than the beginning of an object.
+fn unfinished(gateway: &str) -> String {
+    format!("for {gateway}")
+}
+
+/// The marks, and what an object must have. Without the label that tools find it by: whoever finds it is to find all of it.
+fn bare(wanted: &Value, gateway: &str) -> Value {
     let (mut bare, metadata) = (wanted.clone(), &wanted["metadata"]);
     bare["metadata"] = json!({
         "name": metadata["name"],
         "namespace": metadata["namespace"],
-        "labels": {MANAGED: metadata["labels"][MANAGED], GATEWAY: metadata["labels"][GATEWAY]},
-        "annotations": {WRITTEN: ""},
+        "labels": {MANAGED: metadata["labels"][MANAGED]},
+        "annotations": {WRITTEN: unfinished(gateway)},
     });
     if wanted.get("endpoints").is_some() {
         bare["endpoints"] = json!([]);
@@ -301,8 +310,11 @@ mod tests {
         for made in [service(&wanted, &gateway, "u"), slice(&wanted, &gateway, "u", false)] {
             let ours = There::of(Some(made.clone()), "edge");
             assert!(matches!(ours, There::Ours(_)) && ours.says(&made));
-            assert!(matches!(There::of(Some(bare(&made)), "edge"), There::Ours(_)), "it may end between two writes");
-            assert!(!There::of(Some(bare(&made)), "edge").says(&made));
+            let begun = bare(&made, "edge");
+            assert!(begun["metadata"]["labels"].get(GATEWAY).is_none(), "it is found only when it is whole");
+            assert!(matches!(There::of(Some(begun.clone()), "edge"), There::Ours(_)), "it may end between two writes");
+            assert!(!There::of(Some(begun.clone()), "edge").says(&made));
+            assert_eq!(There::of(Some(begun), "other"), There::Foreign);
             assert_eq!(There::of(Some(made.clone()), "other"), There::Foreign);
             for (part, mark) in [("labels", MANAGED), ("labels", GATEWAY), ("annotations", WRITTEN)] {
                 let mut foreign = made.clone();

@@ -734,7 +734,7 @@ mod tests {
         let made = |uid: &str| Made { uid: uid.to_owned(), untouched: Some("7".to_owned()) };
         desk.take([(object.clone(), Arc::new(status))].into_iter().collect());
         let job = Job::Status(object.clone());
-        assert_eq!(jobs(&mut desk), [job.clone()]);
+        assert_eq!(jobs(&mut desk), std::slice::from_ref(&job));
         desk.ended(&job, Ok(Written { label: "written", uid: Some("one".to_owned()) }));
         desk.fresh.add(object.clone(), made("one"));
         desk.look(&sources);

@@ -243,6 +243,24 @@ fn unknown_name_is_for_http_exactly_where_no_stream_is_at_its_listener() {
 }
 
 #[test]
+fn unknown_name_takes_as_many_look_ups_among_many_streams_as_among_few() {
+    let rule = rule("r", "web");
+    let look_ups = |streams: usize| {
+        let mut model = mixed(&[wildcard(".http.test"), wildcard(".many.test")]);
+        let entry = model.entries.get_mut(&Bind::Https).unwrap();
+        let many = (0..streams).map(|at| stream(exact(&format!("s{at}.many.test")), &rule));
+        entry.streams = Arc::new(many.collect());
+        let snapshot = compile(&model, &mut live(), None, 0);
+        let before = super::super::hosts::LOOK_UPS.get();
+        assert!(matches!(snapshot.entries[&Bind::Https].dispatch(Some("x.many.test")), Dispatch::Nobody));
+        super::super::hosts::LOOK_UPS.get() - before
+    };
+    let few = look_ups(1);
+    assert!(few > 0);
+    assert_eq!(look_ups(5_000), few);
+}
+
+#[test]
 fn streams_are_compiled_again_when_their_backend_is_another_one_and_only_then() {
     let model = |limit: u32, rule: &Arc<Rule>| {
         let mut changed = (*backend("web", vec![color("", listed(&[1]))])).clone();

@@ -184,7 +184,12 @@ where
             let asked = Instant::now();
             let page = match timeout(PATIENCE, self.api.list(&parameters)).await {
                 Ok(Ok(page)) => page,
-                Ok(Err(error)) => return Err(self.stop("list", error)),
+                Ok(Err(error)) => {
+                    if is_broken(&error) {
+                        self.pages.late();
+                    }
+                    return Err(self.stop("list", error));
+                }
                 Err(_) => {
                     self.pages.late();
                     return Err(self.silent());
@@ -336,6 +341,11 @@ where
         };
         format!("add to {role}: {{apiGroups: [\"{group}\"], resources: [{plural}], verbs: [get, list, watch]}}")
     }
+}
+
+/// Whether an answer has begun, and broke off. What is asked of who does not answer at all is another error of the client.
+fn is_broken(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Service(error) if error.is::<hyper::Error>())
 }
 
 /// The reason below all wrapping.

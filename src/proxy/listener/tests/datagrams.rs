@@ -141,6 +141,37 @@ fn draining_listener_serves_its_sessions_and_begins_none() {
 }
 
 #[test]
+fn listener_that_leaves_is_not_kept_for_ever_by_a_client_that_never_pauses() {
+    let mut options = options();
+    options.timeouts.leaving = Duration::from_millis(300);
+    on_a_worker(options, async |worker| {
+        worker.publish(&udp([backend("a", &[echo_datagrams("a").await])]));
+        for at_once in [false, true] {
+            let (datagrams, task) = listen_for_datagrams(&worker.context, ([127, 0, 0, 1], 0).into(), &Arc::default());
+            let address = datagrams.address().unwrap();
+            let client = Rc::new(client(address).await);
+            assert_eq!(ask(&client, "1").await, "a:1");
+            let chatter = tokio::task::spawn_local(async move {
+                loop {
+                    _ = client.send(b"2").await;
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            });
+            if at_once {
+                datagrams.end()
+            } else {
+                datagrams.want(false)
+            }
+            drop(datagrams);
+            worker.until("it has left", |_| task.is_finished()).await;
+            worker.until("the port is free", |_| std::net::UdpSocket::bind(address).is_ok()).await;
+            chatter.abort();
+        }
+        assert_eq!(worker.faults(Fault::Drained), 2);
+    });
+}
+
+#[test]
 fn listener_that_is_wanted_again_goes_on_with_its_sessions() {
     on_a_worker(options(), async |worker| {
         let (a, b) = (echo_datagrams("a").await, echo_datagrams("b").await);

@@ -69,6 +69,27 @@ fn silent_session_ends_and_the_next_datagram_begins_another() {
 }
 
 #[test]
+fn session_does_not_outlive_what_is_known_of_its_endpoint() {
+    on_a_worker(options(), async |worker| {
+        let a = echo_datagrams("a").await;
+        worker.publish(&udp([backend("a", &[a])]));
+        let (address, datagrams) = worker.listen_for_datagrams();
+        let client = client(address).await;
+        assert_eq!(ask(&client, "1").await, "a:1");
+        // The listener and its route go, and with them the last that leads to the backend.
+        datagrams.want(false);
+        worker.publish(&Model::default());
+        let open = |worker: &Worker| worker.context.counters.open_connections();
+        worker
+            .until("the client that never pauses is kept there no longer", |worker| {
+                client.try_send(b"2").unwrap();
+                open(worker) == 0
+            })
+            .await;
+    });
+}
+
+#[test]
 fn endpoint_that_is_not_there_is_passed_by() {
     on_a_worker(options(), async |worker| {
         let dead = UdpSocket::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();

@@ -3,12 +3,14 @@
 //! The only room that knows kube's client. It runs on a thread of its own, so that reading ten thousand objects holds up
 //! nobody. The API server may be away as long as it likes: what was seen stays served, and [`Age`] says how old it is.
 
+mod apply;
 mod channel;
 mod client;
 mod events;
 mod infrastructure;
 mod lease;
 mod listing;
+mod overwritten;
 mod pages;
 mod progress;
 mod queue;

@@ -7,13 +7,13 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use k8s_openapi::jiff::{Timestamp, Unit};
+use k8s_openapi::jiff::Timestamp;
 use kube::Client;
-use serde_json::json;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 
+use super::apply::{self, Written};
 use super::events::{self, Announcement, Announcer, Told};
 use super::infrastructure::{self, Wanted};
 use super::listing::{Listed, Read, list};
@@ -130,12 +130,6 @@ fn identity() -> String {
     format!("{}-{:08x}", if host.trim().is_empty() { "weir" } else { host.trim() }, fastrand::u32(..))
 }
 
-/// RFC 3339 in whole seconds, as conditions have it.
-fn now() -> String {
-    let now = Timestamp::now();
-    now.round(Unit::Second).unwrap_or(now).to_string()
-}
-
 /// One thing to be written.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 enum Job {
@@ -156,20 +150,6 @@ impl Job {
             Self::Status(object) => object.kind,
             Self::Infrastructure(_) | Self::Standing(_) => SERVICE.name,
         }
-    }
-}
-
-/// A write that went well.
-struct Written {
-    /// Value of the metric label.
-    label: &'static str,
-    /// Of the object whose status it was.
-    uid: Option<String>,
-}
-
-impl From<&'static str> for Written {
-    fn from(label: &'static str) -> Self {
-        Self { label, uid: None }
     }
 }
 
@@ -264,6 +244,7 @@ impl Desk {
     async fn lead(&mut self, sources: &mut Sources, gap: Duration) {
         self.known = sources.statuses.borrow_and_update().clone().unwrap_or_default();
         self.fresh.take();
+        self.fresh.overwritten.clear();
         let since = Timestamp::now().as_millisecond() - i64::try_from(gap.as_millis()).unwrap_or(0);
         self.announcer = Announcer::new(u64::try_from(since).unwrap_or(0));
         let gateways: Vec<ObjectRef> = self.known.keys().filter(|object| object.kind == "Gateway").cloned().collect();
@@ -393,10 +374,16 @@ impl Desk {
             // What was listed is another one.
             self.lives.remove(&object);
             let waits = !self.queue.is_running(&Job::Status(object.clone()));
-            if let Some(version) = made.untouched.filter(|_| waits && may_be_written_unread(object.kind)) {
+            if let Some(version) = made.untouched.filter(|_| waits && apply::may_be_written_unread(object.kind)) {
                 self.lives.insert(object.clone(), Live::without_status(version, made.uid));
             }
             self.push(object);
+        }
+        for object in self.fresh.overwritten.take(Instant::now()) {
+            if self.known.contains_key(&object) {
+                self.lives.remove(&object);
+                self.push(object);
+            }
         }
         self.announcer.verdicts((sources.verdicts)());
         let colors = (sources.colors)();
@@ -450,7 +437,7 @@ impl Desk {
 
     /// Compares a page of a listing with what is to be said.
     fn compare(&mut self, kind: &'static Kind, objects: Vec<(ObjectName, Live)>, seen: &mut HashSet<ObjectRef>) {
-        let now = now();
+        let now = apply::now();
         for (name, live) in objects {
             let object = ObjectRef::new(kind.name, name);
             let wanted = self.known.get(&object).map(|status| &**status);
@@ -477,14 +464,14 @@ impl Desk {
                 Job::Status(object) => {
                     let Some(kind) = STATUS_KINDS.iter().find(|kind| kind.name == object.kind) else { continue };
                     let (wanted, mut live) = (self.known.get(&object).cloned(), self.lives.remove(&object));
-                    if live.is_none() && may_be_written_unread(kind.name) {
+                    if live.is_none() && apply::may_be_written_unread(kind.name) {
                         live = self.fresh.take_untouched(&object);
                     }
                     if matches!(kind.name, "Gateway" | "ListenerSet") && wanted.is_some() {
                         self.counted.insert(object.clone(), Instant::now());
                     }
                     self.running.spawn(async move {
-                        let result = write(&remote, kind, &object.name, wanted.as_deref(), live).await;
+                        let result = apply::write(&remote, kind, &object.name, wanted.as_deref(), live).await;
                         (Job::Status(object), result)
                     });
                 }
@@ -606,11 +593,6 @@ fn rank(object: &ObjectRef) -> Option<u8> {
     STATUS_KINDS.iter().position(|kind| kind.name == object.kind).map(|rank| rank as u8)
 }
 
-/// Whether a write may go by what a watch has seen: it is refused if the object is another one by then.
-fn may_be_written_unread(kind: &str) -> bool {
-    STATUS_KINDS.iter().any(|it| it.name == kind && status::is_shared(it))
-}
-
 /// Of a Gateway.
 fn addresses(status: Option<&Arc<ObjectStatus>>) -> Option<&[GatewayAddress]> {
     match &status?.status {
@@ -623,37 +605,6 @@ async fn until(due: Option<Instant>) {
     if let Some(due) = due {
         tokio::time::sleep_until(due.into()).await;
     }
-}
-
-/// Writes one status, if it is not so already.
-async fn write(
-    remote: &Remote,
-    kind: &Kind,
-    name: &ObjectName,
-    wanted: Option<&ObjectStatus>,
-    live: Option<Live>,
-) -> Result<Written, Refusal> {
-    let ObjectName { namespace, name } = name;
-    let path = kind.path(namespace, name);
-    let live = match live {
-        Some(live) => live,
-        None => Live::read(remote.read(&path).await?),
-    };
-    let Some(status) = status::plan(kind, &live, wanted, &now()) else {
-        return Ok(Written { label: "unchanged", uid: Some(live.uid) });
-    };
-    let mut metadata = json!({"name": name});
-    if kind.namespaced {
-        metadata["namespace"] = json!(namespace);
-    }
-    // An object of the same name that was made meanwhile is another one.
-    metadata["uid"] = json!(live.uid);
-    if status::is_shared(kind) {
-        metadata["resourceVersion"] = json!(live.version);
-    }
-    let body = json!({"apiVersion": kind.api_version(), "kind": kind.name, "metadata": metadata, "status": status});
-    remote.apply(&format!("{path}/status"), &body).await?;
-    Ok(Written { label: "written", uid: Some(live.uid) })
 }
 
 #[cfg(test)]

@@ -40,8 +40,6 @@ const RULE: &[(&str, &[&str])] = &[
         ],
     ),
     ("proxy::listener", &["model", "proxy::*", "tls", "telemetry", "drain"]),
-    // What has become of sockets: told by workers, read by who writes statuses.
-    ("proxy::socket_news", &["model"]),
     ("proxy::worker", &["model", "proxy::*", "tls", "telemetry", "drain"]),
     ("proxy", &[]),
     ("control::translate", &["model"]),

@@ -7,6 +7,5 @@ pub mod options;
 pub mod policy;
 pub mod request;
 pub mod snapshot;
-pub mod socket_news;
 pub mod wire;
 pub mod worker;

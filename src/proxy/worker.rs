@@ -14,9 +14,8 @@ use tokio::runtime::LocalOptions;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-use super::listener::{BindError, Datagrams, Listener, Shared, Spec, bind, bind_datagrams};
+use super::listener::{BindError, Datagrams, Listener, Shared, SocketBoard, Spec, bind, bind_datagrams};
 use super::request::{Context, Warmed};
-use super::socket_news::SocketBoard;
 use crate::drain::{DrainWatch, Phase};
 use crate::model::{Bind, Obstacle, Protocol, SocketNews};
 use crate::proxy::backend::Backend;

@@ -125,9 +125,25 @@ pub(super) struct Summary<'a> {
     pub without: &'a BTreeSet<IpAddr>,
 }
 
+impl Summary<'_> {
+    /// Why the Gateway, though accepted, is not where it should be.
+    fn nowhere(&self) -> Option<Because> {
+        let Self { assigned, published, without, .. } = self;
+        if let Some(lacking) = &assigned.lacking {
+            return Some(lacking.clone());
+        }
+        if !without.is_empty() {
+            let without: Vec<String> = without.iter().map(ToString::to_string).collect();
+            return Some(("AddressNotUsable", format!("no address of this machine: {}", without.join(", "))));
+        }
+        let unknown = || ("AddressNotAssigned", "the Service of status.service has no address yet".to_owned());
+        published.is_none().then(unknown)
+    }
+}
+
 /// The status of a Gateway, without the number of routes.
 pub(super) fn gateway(summary: &Summary<'_>, candidates: &[Candidate<'_>], attached_sets: usize) -> Status {
-    let Summary { whole, assigned, published, without } = summary;
+    let Summary { whole, published, .. } = summary;
     let good = candidates.iter().filter(|candidate| candidate.accepted()).count();
     let names = |wanted: bool| {
         let names = candidates.iter().filter(|candidate| candidate.accepted() == wanted);
@@ -146,13 +162,8 @@ pub(super) fn gateway(summary: &Summary<'_>, candidates: &[Candidate<'_>], attac
     };
     let programmed = if !accepted.holds {
         fails("Programmed", "Invalid", "the Gateway is not accepted")
-    } else if let Some((reason, why)) = &assigned.lacking {
+    } else if let Some((reason, why)) = summary.nowhere() {
         fails("Programmed", reason, why)
-    } else if !without.is_empty() {
-        let without: Vec<String> = without.iter().map(ToString::to_string).collect();
-        fails("Programmed", "AddressNotUsable", format!("no address of this machine: {}", without.join(", ")))
-    } else if published.is_none() {
-        fails("Programmed", "AddressNotAssigned", "the Service of status.service has no address yet")
     } else if !candidates.iter().any(Candidate::valid) {
         fails("Programmed", "Invalid", "none of its listeners can be served")
     } else {
@@ -187,21 +198,31 @@ pub(super) fn gateway(summary: &Summary<'_>, candidates: &[Candidate<'_>], attac
 
 /// The status of a ListenerSet that its Gateway allows, without the number of routes.
 pub(super) fn listener_set(summary: &Summary<'_>, candidates: &[Candidate<'_>]) -> Status {
-    let good = candidates.iter().filter(|candidate| candidate.valid()).count();
+    let good = candidates.iter().filter(|candidate| candidate.accepted()).count();
     let conditions = if summary.whole.refused.is_some() {
         let why = "the Gateway is not accepted";
         vec![fails("Accepted", "ParentNotAccepted", why), fails("Programmed", "ParentNotProgrammed", why)]
     } else if good == 0 {
         let why = "none of its listeners can be served";
         vec![fails("Accepted", "ListenersNotValid", why), fails("Programmed", "ListenersNotValid", why)]
-    } else if good < candidates.len() {
+    } else {
         let bad = candidates.iter().filter(|candidate| !candidate.valid());
         let bad: Vec<&str> = bad.map(|candidate| &*candidate.listener.name).collect();
-        let message = format!("not served: {}", bad.join(", "));
-        let accepted = Claim { kind: "Accepted", holds: true, reason: "ListenersNotValid", message };
-        vec![accepted, holds("Programmed")]
-    } else {
-        vec![holds("Accepted"), holds("Programmed")]
+        let accepted = match bad.is_empty() || summary.nowhere().is_some() && good == candidates.len() {
+            true => holds("Accepted"),
+            false => {
+                let message = format!("not served: {}", bad.join(", "));
+                Claim { kind: "Accepted", holds: true, reason: "ListenersNotValid", message }
+            }
+        };
+        let programmed = if let Some((_, why)) = summary.nowhere() {
+            fails("Programmed", "ParentNotProgrammed", why)
+        } else if bad.len() == candidates.len() {
+            fails("Programmed", "ListenersNotValid", "none of its listeners can be served")
+        } else {
+            holds("Programmed")
+        };
+        vec![accepted, programmed]
     };
     Status::ListenerSet { conditions, listeners: candidates.iter().map(listener).collect() }
 }

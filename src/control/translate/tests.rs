@@ -291,8 +291,15 @@ fn remembering_translator_says_the_same_as_a_fresh_one_after_any_changes() {
             for _ in 0..random.u32(1..4) {
                 objects.apply(change(&mut random, &pems));
             }
+            let lacking =
+                |port: u16| (Bind::Port(port), Obstacle { problem: "it is in use".to_owned(), no_address: false });
+            let unopened: Unopened =
+                Arc::new([8080, 9000].into_iter().filter(|_| random.u32(..4) == 0).map(lacking).collect());
+            old.hear(&unopened);
             let remembered = old.translate(&objects);
-            let fresh = Translator::new(Options::default()).translate(&objects);
+            let mut fresh = Translator::new(Options::default());
+            fresh.hear(&unopened);
+            let fresh = fresh.translate(&objects);
             let show = |translation: &Translation| format!("{translation:#?}");
             assert_eq!(show(&remembered), show(&fresh), "seed {seed}, step {step}");
         }
@@ -523,6 +530,81 @@ fn said_of(translation: &Translation, gateway: &str) -> (Vec<String>, Vec<Vec<St
     let status = translation.statuses.get(&ObjectRef::new("Gateway", name(gateway))).map(|it| &it.status);
     let Some(Status::Gateway { conditions, listeners, .. }) = status else { panic!("no status of {gateway}") };
     (shown(conditions), listeners.iter().map(|listener| shown(&listener.conditions)).collect())
+}
+
+/// The same of a ListenerSet.
+fn said_of_set(translation: &Translation, set: &str) -> Vec<String> {
+    let object = ObjectRef::new("ListenerSet", ObjectName::new("far", set));
+    let Some(Status::ListenerSet { conditions, .. }) = translation.statuses.get(&object).map(|it| &it.status) else {
+        panic!("no status of {set}")
+    };
+    shown(conditions)
+}
+
+#[test]
+fn gateway_without_an_address_is_accepted_and_not_programmed_and_its_listener_sets_say_so() {
+    let first = "192.0.2.1".parse().unwrap();
+    let mut translator =
+        Translator::new(Options { addresses: vec![AddressRange { first, last: first }], ..Options::default() });
+    let with = |name: &str, parameters: bool, created: u32| {
+        let reference = parameters.then(|| json!({ "group": "example.com", "kind": "Size", "name": "large" }));
+        Object::Gateway(object(json!({
+            "metadata": {
+                "name": name, "namespace": "shop", "creationTimestamp": format!("2026-01-0{created}T00:00:00Z"),
+            },
+            "spec": {
+                "gatewayClassName": "weir",
+                "listeners": [{ "name": "web", "port": 80, "protocol": "HTTP" }],
+                "allowedListeners": { "namespaces": { "from": "All" } },
+                "infrastructure": { "parametersRef": reference },
+            },
+        })))
+    };
+    let more = json!([{ "name": "more", "port": 8080, "protocol": "HTTP" }]);
+    let mut objects = Objects::default();
+    for (name, parameters, created) in [("e", false, 1), ("f", false, 2), ("g", true, 3)] {
+        objects.apply(Change::Put(with(name, parameters, created)));
+        objects.apply(Change::Put(listener_set(name, name, &more, 4)));
+    }
+    let first = translator.translate(&objects);
+    assert_eq!(said_of(&first, "e").0[..2], ["Accepted=Accepted", "Programmed=Programmed"]);
+    assert_eq!(said_of_set(&first, "e"), ["Accepted=Accepted", "Programmed=Programmed"]);
+    let (whole, each) = said_of(&first, "f");
+    assert_eq!(whole[..2], ["Accepted=Accepted", "not Programmed=AddressNotAssigned"]);
+    assert_eq!(each[0][..2], ["Accepted=Accepted", "not Programmed=Pending"]);
+    assert_eq!(said_of_set(&first, "f"), ["Accepted=Accepted", "not Programmed=ParentNotProgrammed"]);
+    assert_eq!(said_of(&first, "g").0[..2], ["not Accepted=InvalidParameters", "not Programmed=Invalid"]);
+    assert_eq!(said_of_set(&first, "g"), ["not Accepted=ParentNotAccepted", "not Programmed=ParentNotProgrammed"]);
+
+    let named = json!([{ "type": "IPAddress", "value": "203.0.113.1" }]);
+    let Object::Gateway(gateway) = with("f", false, 2) else { unreachable!("it is a Gateway") };
+    let mut gateway = serde_json::to_value(&*gateway).unwrap();
+    gateway["spec"]["addresses"] = named;
+    objects.apply(Change::Put(Object::Gateway(object(gateway))));
+    let second = translator.translate(&objects);
+    assert_eq!(said_of(&second, "f").0[..2], ["Accepted=Accepted", "not Programmed=AddressNotUsable"]);
+    let gone = ObjectRef::new("Gateway", name("e"));
+    objects.apply(Change::Remove(gone));
+    objects.apply(Change::Put(with("f", false, 2)));
+    assert_eq!(said_of(&translator.translate(&objects), "f").0[1], "Programmed=Programmed", "the address is free");
+}
+
+#[test]
+fn gateway_is_not_programmed_as_long_as_nobody_knows_where_it_is_published() {
+    let published_service = Some(ObjectName::new("weir", "weir"));
+    let mut translator = Translator::new(Options { published_service, ..Options::default() });
+    let mut objects = Objects::default();
+    objects.apply(Change::Put(gateway("e", &json!([{ "name": "web", "port": 80, "protocol": "HTTP" }]), 1)));
+    let balancer = |ingress: Value| {
+        let status = json!({ "loadBalancer": { "ingress": ingress } });
+        Change::Put(Object::Service(object(
+            json!({ "metadata": { "name": "weir", "namespace": "weir" }, "status": status }),
+        )))
+    };
+    objects.apply(balancer(json!([])));
+    assert_eq!(said_of(&translator.translate(&objects), "e").0[1], "not Programmed=AddressNotAssigned");
+    objects.apply(balancer(json!([{ "ip": "192.0.2.1" }])));
+    assert_eq!(said_of(&translator.translate(&objects), "e").0[1], "Programmed=Programmed");
 }
 
 #[test]

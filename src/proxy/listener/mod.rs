@@ -2,7 +2,7 @@
 //!
 //! `accept` takes them in, `tls` (with `hello`) and `proxy_protocol` find out what they are, `serve_h1` and `serve_h2` bring
 //! their requests to the path of a request. What is not HTTP is passed on by `stream` and `datagrams` (with `owners`);
-//! `passage` says where to, and counts it.
+//! `passage` says where to, and counts it. `socket_news` tells who writes statuses which sockets could not be opened.
 
 mod accept;
 mod datagrams;
@@ -12,6 +12,7 @@ mod passage;
 mod proxy_protocol;
 mod serve_h1;
 mod serve_h2;
+mod socket_news;
 mod stream;
 mod tls;
 
@@ -23,6 +24,7 @@ use crate::model::{Bind, Protocol};
 
 pub use accept::{BindError, Listener, bind};
 pub use datagrams::{Datagrams, bind_datagrams};
+pub use socket_news::SocketBoard;
 
 /// What to listen at.
 #[derive(Clone, PartialEq, Eq, Debug)]

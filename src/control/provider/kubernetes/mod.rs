@@ -10,6 +10,7 @@ mod events;
 mod infrastructure;
 mod lease;
 mod listing;
+mod overwritten;
 mod pages;
 mod progress;
 mod queue;

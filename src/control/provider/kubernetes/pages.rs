@@ -1,7 +1,7 @@
 //! How much of a listing is asked for at once. Pure.
 //!
-//! A page that does not arrive in time would not the next time either: an API server that is slow, or far away, is asked
-//! for less, and for more again when it answers quickly.
+//! A page that does not arrive in time, or whose connection breaks, would not the next time either: an API server that is
+//! slow, or far away, is asked for less, and for more again when it answers quickly.
 
 use std::time::Duration;
 
@@ -40,7 +40,7 @@ impl Pages {
         }
     }
 
-    /// A page has not arrived in time. Every further try costs as much time again, so that it is much less at once.
+    /// A page has not arrived as a whole. Every further try costs as much time again, so that it is much less at once.
     pub fn late(&mut self) {
         if !std::mem::take(&mut self.whole) {
             self.size = (self.size / 4).max(1);

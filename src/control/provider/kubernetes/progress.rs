@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::overwritten::Overwritten;
 use super::status::Live;
 use crate::model::ObjectRef;
 
@@ -72,11 +73,15 @@ pub struct Made {
 /// Objects that the watches have seen being made. One that was made anew under the name of another may be said to be as
 /// it was, but has no status. Written by the watches, emptied by who leads.
 #[derive(Debug, Default)]
-pub struct Fresh(Mutex<HashMap<ObjectRef, Made>>);
+pub struct Fresh {
+    made: Mutex<HashMap<ObjectRef, Made>>,
+    /// Objects that somebody else has written to.
+    pub overwritten: Overwritten,
+}
 
 impl Fresh {
     fn lock(&self) -> MutexGuard<'_, HashMap<ObjectRef, Made>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.made.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// An object was made.

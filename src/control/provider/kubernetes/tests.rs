@@ -212,6 +212,20 @@ fn listing_that_breaks_off_removes_nothing() {
 }
 
 #[test]
+fn listing_that_goes_on_after_a_failure_is_one_listing() {
+    let now = Instant::now();
+    let mut view = complete(now);
+    view.take(0, service("other", 80, "2"), now);
+    assert_eq!(shown(view.tell(now + 20 * MS)), ["+other"]);
+    view.take(0, News::Listing, now);
+    view.take(0, service("web", 80, "3"), now);
+    view.take(0, failure(), now);
+    view.take(0, service("new", 80, "4"), now);
+    view.take(0, News::Listed, now);
+    assert_eq!(shown(view.tell(now + 40 * MS)), ["+new", "-other"]);
+}
+
+#[test]
 fn view_is_as_old_as_the_watch_that_was_heard_longest_ago() {
     let now = Instant::now();
     let mut view = complete(now);

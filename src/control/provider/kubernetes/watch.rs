@@ -16,6 +16,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 
+use super::overwritten::is_overwritten;
 use super::pages::Pages;
 use super::progress::{Fresh, Made};
 use super::remote::STATUS_KINDS;
@@ -183,7 +184,12 @@ where
             let asked = Instant::now();
             let page = match timeout(PATIENCE, self.api.list(&parameters)).await {
                 Ok(Ok(page)) => page,
-                Ok(Err(error)) => return Err(self.stop("list", error)),
+                Ok(Err(error)) => {
+                    if is_broken(&error) {
+                        self.pages.late();
+                    }
+                    return Err(self.stop("list", error));
+                }
                 Err(_) => {
                     self.pages.late();
                     return Err(self.silent());
@@ -254,7 +260,11 @@ where
                 WatchEvent::Modified(object) => {
                     self.at(object.meta());
                     if has_status {
-                        self.outlet.fresh.touch(&K::reference(object.meta()));
+                        let reference = K::reference(object.meta());
+                        self.outlet.fresh.touch(&reference);
+                        if is_overwritten(object.meta()) {
+                            self.outlet.fresh.overwritten.add(reference);
+                        }
                     }
                     self.outlet.say(News::Seen(object.strip())).await?;
                 }
@@ -331,6 +341,11 @@ where
         };
         format!("add to {role}: {{apiGroups: [\"{group}\"], resources: [{plural}], verbs: [get, list, watch]}}")
     }
+}
+
+/// Whether an answer has begun, and broke off. What is asked of who does not answer at all is another error of the client.
+fn is_broken(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Service(error) if error.is::<hyper::Error>())
 }
 
 /// The reason below all wrapping.

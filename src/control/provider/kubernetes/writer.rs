@@ -244,6 +244,7 @@ impl Desk {
     async fn lead(&mut self, sources: &mut Sources, gap: Duration) {
         self.known = sources.statuses.borrow_and_update().clone().unwrap_or_default();
         self.fresh.take();
+        self.fresh.overwritten.clear();
         let since = Timestamp::now().as_millisecond() - i64::try_from(gap.as_millis()).unwrap_or(0);
         self.announcer = Announcer::new(u64::try_from(since).unwrap_or(0));
         let gateways: Vec<ObjectRef> = self.known.keys().filter(|object| object.kind == "Gateway").cloned().collect();
@@ -377,6 +378,12 @@ impl Desk {
                 self.lives.insert(object.clone(), Live::without_status(version, made.uid));
             }
             self.push(object);
+        }
+        for object in self.fresh.overwritten.take(Instant::now()) {
+            if self.known.contains_key(&object) {
+                self.lives.remove(&object);
+                self.push(object);
+            }
         }
         self.announcer.verdicts((sources.verdicts)());
         let colors = (sources.colors)();

@@ -24,8 +24,6 @@ const RULE: &[(&str, &[&str])] = &[
     ("proxy::snapshot", &["model", "telemetry", "tls", "proxy::policy", "proxy::backend", "proxy::wire"]),
     // What the data plane is told once, at start.
     ("proxy::options", &["proxy::wire"]),
-    // What workers tell the control plane, in its nouns.
-    ("proxy::socket_news", &["model"]),
     // The nouns (a bind, a filter) reach requests by way of the snapshot, and may be named.
     (
         "proxy::request",

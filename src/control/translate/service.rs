@@ -264,7 +264,7 @@ fn spoken(port: Option<&ServicePort>) -> Spoken {
     let written = port.and_then(|port| port.app_protocol.as_deref());
     match written.map(str::to_ascii_lowercase).as_deref() {
         None => Spoken::Unsaid,
-        Some("http" | "kubernetes.io/ws" | "ws" | "http/1.1") => Spoken::Clear(UpstreamProtocol::Http1),
+        Some("http" | "kubernetes.io/ws" | "ws" | "http/1.1" | "grpc-web") => Spoken::Clear(UpstreamProtocol::Http1),
         Some("kubernetes.io/h2c" | "h2c" | "http2" | "grpc") => Spoken::Clear(UpstreamProtocol::H2c),
         Some("https" | "tls" | "wss" | "kubernetes.io/wss" | "grpcs") => Spoken::Tls,
         Some(_) => Spoken::Unknown,

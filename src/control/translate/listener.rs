@@ -128,6 +128,11 @@ impl Candidate<'_> {
         self.accepted() && self.unserved.is_none()
     }
 
+    /// Whether it would be served if only its Gateway had an address.
+    pub fn sound(&self) -> bool {
+        self.accepted() && self.unserved.as_ref().is_none_or(|(reason, _)| *reason == "Pending")
+    }
+
     /// Whether it presents certificates.
     pub fn ends_tls(&self) -> bool {
         self.accepted()

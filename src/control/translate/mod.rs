@@ -15,6 +15,7 @@ mod backend_tls;
 mod color;
 mod cors;
 mod diff;
+mod endpoints;
 mod features;
 mod filters;
 mod frontend;
@@ -29,6 +30,7 @@ mod listener_set;
 mod namespaces;
 pub mod objects;
 mod parents;
+mod parts;
 mod preview_host;
 mod reading;
 mod rivals;
@@ -48,18 +50,19 @@ use std::sync::Arc;
 
 pub use self::addresses::AddressRange;
 use self::backend_tls::Policies;
+pub use self::endpoints::is_local;
 use self::hosts::Hosts;
 pub use self::objects::{Change, Object, Objects};
 use self::parents::Parents;
+use self::parts::Part;
 use self::reading::{Dep, Reading};
-use self::rivals::{Rivals, Wishes};
+use self::rivals::Rivals;
 use self::secret::Certificates;
-pub use self::service::is_local;
 use self::service::{Known, Plans, SlicesOf};
 use self::streams::Streams;
 use crate::model::{
     Access, Backend, BackendKey, Bind, CertificateBinding, ColorEndpoints, GatewayAddress, HostPattern, Model,
-    ObjectName, ObjectRef, ObjectStatus, Protocol, Route, RouteKind, Status, Statuses, Stream, Verdict,
+    ObjectName, ObjectRef, ObjectStatus, Protocol, RouteKind, Status, Statuses, Verdict,
 };
 
 /// Which objects are ours.
@@ -131,27 +134,6 @@ enum Item {
     Stream(Bind, HostPattern),
     /// From all routes and all Services with a host for previews.
     PreviewHosts,
-}
-
-/// What an Ingress or HTTPRoute comes to.
-#[derive(Default)]
-struct Part {
-    /// Age of the object, as in a rank.
-    created: i64,
-    routes: Vec<(Bind, HostPattern, Arc<Route>)>,
-    streams: Vec<(Bind, Stream)>,
-    backends: BTreeSet<BackendKey>,
-    /// Gateways at which it is served.
-    gateways: BTreeSet<ObjectName>,
-    /// Each of them with each of the Services that its rules name.
-    ways: BTreeSet<(ObjectName, ObjectName)>,
-    certificates: Vec<(Bind, CertificateBinding)>,
-    /// What is written into the object's status; `None` when it is not ours to write.
-    status: Option<Status>,
-    /// Listeners that a route is attached to.
-    attached: BTreeSet<(ObjectRef, Arc<str>)>,
-    /// The hosts that it asks for there.
-    wishes: Wishes,
 }
 
 /// Turns objects into a model; remembers.
@@ -286,7 +268,7 @@ impl Translator {
         let derive = |key: BackendKey| {
             let source = ObjectRef::new("Service", key.service.clone());
             let mut reading = Reading::new(source, objects);
-            let colors = service::colors(&mut reading, known, &self.slices, &key);
+            let colors = endpoints::colors(&mut reading, known, &self.slices, &key);
             (key, colors)
         };
         keys.into_iter().map(derive).collect()
@@ -320,71 +302,6 @@ impl Translator {
         }
     }
 
-    /// Ingresses and routes.
-    fn derive_routes(&mut self, objects: &Objects) {
-        let items = self.take(|item| matches!(item, Item::Ingress(_) | Item::Route(..)).then(|| item.clone()));
-        for item in items {
-            let local_endpoints = self.options.local_endpoints;
-            let known = Known { plans: &self.plans, policies: &self.policies, local_endpoints };
-            let derived = match &item {
-                Item::Ingress(name) => objects.ingresses.get(name).map(|ingress| {
-                    let mut reading = Reading::new(ObjectRef::new("Ingress", name.clone()), objects);
-                    let certificates = &mut self.certificates;
-                    let part = ingress::ingress(&mut reading, &self.options, known, certificates, ingress);
-                    (part, reading)
-                }),
-                Item::Route(RouteKind::Http, name) => objects.http_routes.get(name).map(|route| {
-                    let mut reading = Reading::new(ObjectRef::new("HTTPRoute", name.clone()), objects);
-                    reading.lost = self.rivals.lost(RouteKind::Http, name);
-                    (http_route::http_route(&mut reading, &self.parents.gateways, known, route), reading)
-                }),
-                Item::Route(RouteKind::Grpc, name) => objects.grpc_routes.get(name).map(|route| {
-                    let mut reading = Reading::new(ObjectRef::new("GRPCRoute", name.clone()), objects);
-                    reading.lost = self.rivals.lost(RouteKind::Grpc, name);
-                    (grpc_route::grpc_route(&mut reading, &self.parents.gateways, known, route), reading)
-                }),
-                Item::Route(RouteKind::Tls, name) => objects.tls_routes.get(name).map(|route| {
-                    let mut reading = Reading::new(ObjectRef::new("TLSRoute", name.clone()), objects);
-                    (stream_route::tls_route(&mut reading, &self.parents.gateways, known, route), reading)
-                }),
-                Item::Route(RouteKind::Tcp, name) => objects.tcp_routes.get(name).map(|route| {
-                    let mut reading = Reading::new(ObjectRef::new("TCPRoute", name.clone()), objects);
-                    let (metadata, spec) = (&route.metadata, &route.spec);
-                    let kind = RouteKind::Tcp;
-                    let part =
-                        stream_route::plain_route(&mut reading, &self.parents.gateways, known, kind, metadata, spec);
-                    (part, reading)
-                }),
-                Item::Route(RouteKind::Udp, name) => objects.udp_routes.get(name).map(|route| {
-                    let mut reading = Reading::new(ObjectRef::new("UDPRoute", name.clone()), objects);
-                    let (metadata, spec) = (&route.metadata, &route.spec);
-                    let kind = RouteKind::Udp;
-                    let part =
-                        stream_route::plain_route(&mut reading, &self.parents.gateways, known, kind, metadata, spec);
-                    (part, reading)
-                }),
-                _ => None,
-            };
-            let before = self.parts.remove(&item).unwrap_or_default();
-            let Some((mut part, mut reading)) = derived else {
-                self.forget(&item);
-                if let Some(reference) = reference_of(&item) {
-                    self.statuses.remove(&reference);
-                }
-                self.exchange(&item, before, &Part::default());
-                continue;
-            };
-            part.attached = std::mem::take(&mut reading.attached);
-            part.wishes = std::mem::take(&mut reading.wishes);
-            self.publish(reading.source.clone(), generation_of(objects, &item), part.status.take());
-            part.ways = ways(&part.gateways, &reading.deps);
-            let part = keep_identity(&before, part);
-            self.remember(item.clone(), reading);
-            self.exchange(&item, before, &part);
-            self.parts.insert(item, part);
-        }
-    }
-
     /// Sets or removes the status of an object. One that is as before keeps its identity.
     fn publish(&mut self, object: ObjectRef, generation: i64, status: Option<Status>) {
         let Some(status) = status else {
@@ -394,45 +311,6 @@ impl Translator {
         let status = ObjectStatus { generation, status };
         if self.statuses.get(&object).is_none_or(|before| **before != status) {
             self.statuses.insert(object, Arc::new(status));
-        }
-    }
-
-    /// Puts a part in the place of what was derived before it.
-    fn exchange(&mut self, item: &Item, before: Part, part: &Part) {
-        self.hosts.exchange(&before.routes, &part.routes);
-        self.streams.exchange((before.created, &before.streams), (part.created, &part.streams));
-        self.policies.count(&before.ways, &part.ways);
-        self.parents.exchange(&before.attached, &part.attached);
-        if let Item::Route(kind, name) = item {
-            self.rivals.exchange(*kind, name, (before.created, &before.wishes), (part.created, &part.wishes));
-        }
-        if matches!(item, Item::Ingress(_)) {
-            self.ingresses += usize::from(!part.routes.is_empty());
-            self.ingresses -= usize::from(!before.routes.is_empty());
-        }
-        for key in &part.backends {
-            let uses = self.uses.entry(key.clone()).or_default();
-            *uses += 1;
-            if *uses == 1 {
-                self.dirty.insert(Item::Backend(key.clone()));
-            }
-        }
-        for key in &before.backends {
-            if let Some(uses) = self.uses.get_mut(key) {
-                *uses -= 1;
-                self.dirty.insert(Item::Backend(key.clone()));
-            }
-        }
-        if before.created == part.created && same_bindings(&before.certificates, &part.certificates) {
-            return;
-        }
-        if !before.certificates.is_empty() {
-            self.bindings.remove(&(before.created, item.clone()));
-            self.bindings_changed = true;
-        }
-        if !part.certificates.is_empty() {
-            self.bindings.insert((part.created, item.clone()), part.certificates.clone());
-            self.bindings_changed = true;
         }
     }
 
@@ -592,13 +470,6 @@ impl Translator {
     }
 }
 
-/// Each Gateway with each Service that was looked at for a route.
-fn ways(gateways: &BTreeSet<ObjectName>, read: &[Dep]) -> BTreeSet<(ObjectName, ObjectName)> {
-    let services = read.iter().filter_map(|dep| if let Dep::ServiceShape(name) = dep { Some(name) } else { None });
-    let pairs = services.flat_map(|service| gateways.iter().map(|gateway| (gateway.clone(), service.clone())));
-    pairs.collect()
-}
-
 /// The object of an item whose status may be written.
 fn reference_of(item: &Item) -> Option<ObjectRef> {
     Some(match item {
@@ -626,27 +497,4 @@ fn generation_of(objects: &Objects, item: &Item) -> i64 {
         Item::Service(_) | Item::Backend(_) | Item::Host(..) | Item::Stream(..) | Item::PreviewHosts => None,
     };
     metadata.and_then(|metadata| metadata.generation).unwrap_or_default()
-}
-
-/// Whether two lists say the same by the very same certificates.
-fn same_bindings(one: &[(Bind, CertificateBinding)], two: &[(Bind, CertificateBinding)]) -> bool {
-    let same = |one: &CertificateBinding, two: &CertificateBinding| {
-        one.host == two.host && Arc::ptr_eq(&one.certificate, &two.certificate)
-    };
-    one.len() == two.len() && one.iter().zip(two).all(|(one, two)| one.0 == two.0 && same(&one.1, &two.1))
-}
-
-/// Lets routes that came out as before be the very same, so that they are not compiled again.
-fn keep_identity(before: &Part, mut part: Part) -> Part {
-    for (new, old) in part.routes.iter_mut().zip(&before.routes) {
-        if *new.2 == *old.2 {
-            new.2 = old.2.clone();
-        }
-    }
-    for (new, old) in part.streams.iter_mut().zip(&before.streams) {
-        if *new.1.rule == *old.1.rule {
-            new.1.rule = old.1.rule.clone();
-        }
-    }
-    part
 }

@@ -198,7 +198,7 @@ pub(super) fn gateway(summary: &Summary<'_>, candidates: &[Candidate<'_>], attac
 
 /// The status of a ListenerSet that its Gateway allows, without the number of routes.
 pub(super) fn listener_set(summary: &Summary<'_>, candidates: &[Candidate<'_>]) -> Status {
-    let good = candidates.iter().filter(|candidate| candidate.accepted()).count();
+    let good = candidates.iter().filter(|candidate| candidate.sound()).count();
     let conditions = if summary.whole.refused.is_some() {
         let why = "the Gateway is not accepted";
         vec![fails("Accepted", "ParentNotAccepted", why), fails("Programmed", "ParentNotProgrammed", why)]
@@ -206,21 +206,18 @@ pub(super) fn listener_set(summary: &Summary<'_>, candidates: &[Candidate<'_>]) 
         let why = "none of its listeners can be served";
         vec![fails("Accepted", "ListenersNotValid", why), fails("Programmed", "ListenersNotValid", why)]
     } else {
-        let bad = candidates.iter().filter(|candidate| !candidate.valid());
+        let bad = candidates.iter().filter(|candidate| !candidate.sound());
         let bad: Vec<&str> = bad.map(|candidate| &*candidate.listener.name).collect();
-        let accepted = match bad.is_empty() || summary.nowhere().is_some() && good == candidates.len() {
+        let accepted = match bad.is_empty() {
             true => holds("Accepted"),
             false => {
                 let message = format!("not served: {}", bad.join(", "));
                 Claim { kind: "Accepted", holds: true, reason: "ListenersNotValid", message }
             }
         };
-        let programmed = if let Some((_, why)) = summary.nowhere() {
-            fails("Programmed", "ParentNotProgrammed", why)
-        } else if bad.len() == candidates.len() {
-            fails("Programmed", "ListenersNotValid", "none of its listeners can be served")
-        } else {
-            holds("Programmed")
+        let programmed = match summary.nowhere() {
+            Some((_, why)) => fails("Programmed", "ParentNotProgrammed", why),
+            None => holds("Programmed"),
         };
         vec![accepted, programmed]
     };

@@ -43,6 +43,8 @@ impl Token {
             return Ok(None);
         }
         let Some(path) = who.token_file.take().map(PathBuf::from) else { return Ok(None) };
+        // The last that kube's client looks at, which now it would reach.
+        who.exec = None;
         let header = read(&path)?;
         Ok(Some(Self(Arc::new(Mutex::new(Held { path, header, due: now + READ, lost: false })))))
     }
@@ -182,6 +184,18 @@ mod tests {
         assert_eq!(token.header(now + 2 * READ), "Bearer one");
         std::fs::write(&path, "two").expect("written");
         assert_eq!(token.header(now + 3 * READ), "Bearer two");
+    }
+
+    #[test]
+    fn command_is_not_asked_where_there_is_a_file() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("token");
+        std::fs::write(&path, "one").expect("written");
+        let mut config = config(&path);
+        let command = serde_json::json!({ "command": "/nowhere/login", "interactiveMode": "Never" });
+        config.auth_info.exec = Some(serde_json::from_value(command).expect("a command"));
+        assert!(Token::take(&mut config, Instant::now()).expect("a token").is_some());
+        assert!(config.auth_info.exec.is_none(), "kube's client would run it");
     }
 
     #[test]

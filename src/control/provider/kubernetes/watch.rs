@@ -186,12 +186,12 @@ where
                 Ok(Ok(page)) => page,
                 Ok(Err(error)) => {
                     if is_broken(&error) {
-                        self.pages.late();
+                        self.ask_for_less();
                     }
                     return Err(self.stop("list", error));
                 }
                 Err(_) => {
-                    self.pages.late();
+                    self.ask_for_less();
                     return Err(self.silent());
                 }
             };
@@ -209,6 +209,18 @@ where
                 self.version = Some(page.metadata.resource_version.unwrap_or_default());
                 return Ok(());
             }
+        }
+    }
+
+    fn ask_for_less(&mut self) {
+        let before = self.pages.limit();
+        self.pages.late();
+        if let Some(objects) = self.pages.limit().filter(|_| self.pages.limit() != before) {
+            tracing::info!(
+                what = self.subject.text(),
+                objects,
+                "a page of the listing has not arrived; smaller ones follow"
+            );
         }
     }
 

@@ -259,7 +259,7 @@ impl Desk {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             self.start();
-            let due = self.queue.due();
+            let due = self.due();
             tokio::select! {
                 changed = sources.statuses.changed() => match changed {
                     Ok(()) => {
@@ -302,6 +302,11 @@ impl Desk {
             self.announce();
             self.show();
         }
+    }
+
+    /// When to look into the queue again. Not by time while no more may run: who is due then begins when another ends.
+    fn due(&self) -> Option<Instant> {
+        self.queue.due().filter(|_| self.queue.running() < RUNNING)
     }
 
     fn show(&self) {
@@ -663,6 +668,22 @@ mod tests {
         assert!(jobs(&mut desk).is_empty() && desk.queue.due().is_some(), "there may be more to come");
         desk.take([with(2, 2)].into_iter().collect());
         assert_eq!(jobs(&mut desk), both, "it is another generation");
+    }
+
+    #[tokio::test]
+    async fn who_is_due_while_no_more_may_run_is_waited_for_by_an_end_and_not_by_time() {
+        let mut desk = desk();
+        let now = Instant::now();
+        for number in 0..RUNNING {
+            desk.push(gateway(&number.to_string()).0);
+        }
+        let running: Vec<Job> = std::iter::from_fn(|| desk.queue.pop(now)).take(RUNNING).collect();
+        assert_eq!(running.len(), RUNNING);
+        let later = Job::Status(gateway("later").0);
+        desk.queue.push_at(later, 0, now, now + COUNTS);
+        assert_eq!((desk.queue.due(), desk.due()), (Some(now + COUNTS), None));
+        desk.ended(&running[0], Ok("written".into()));
+        assert_eq!(desk.due(), Some(now + COUNTS));
     }
 
     #[tokio::test]

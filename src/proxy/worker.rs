@@ -6,7 +6,6 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -14,7 +13,7 @@ use tokio::runtime::LocalOptions;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-use super::listener::{BindError, Datagrams, Listener, Shared, SocketBoard, Spec, bind, bind_datagrams};
+use super::listener::{BindError, Datagrams, Everywhere, Listener, Shared, SocketBoard, Spec, bind, bind_datagrams};
 use super::request::{Context, Warmed};
 use crate::drain::{DrainWatch, Phase};
 use crate::model::{Bind, Obstacle, Protocol, SocketNews};
@@ -31,8 +30,7 @@ const REOPEN: Duration = Duration::from_secs(1);
 #[derive(Debug, Default)]
 pub struct Sockets {
     listeners: Mutex<Listeners>,
-    /// Sessions of datagrams at all listeners.
-    sessions: Arc<AtomicU64>,
+    everywhere: Arc<Everywhere>,
 }
 
 #[derive(Debug, Default)]
@@ -63,7 +61,7 @@ impl Sockets {
         };
         let failed = |source| BindError { name: spec.name.clone(), address: spec.address, source };
         let address = socket.address().map_err(failed)?;
-        Ok((socket, listeners.enter(spec, address, || Shared::new(&self.sessions))))
+        Ok((socket, listeners.enter(spec, address, || Shared::new(&self.everywhere))))
     }
 
     /// One worker's socket, which was to be closed, stays open after all.

@@ -550,6 +550,7 @@ fn options(settings: &Settings) -> Options {
             response_head: timeouts.response_head,
             tunnel_idle: timeouts.tunnel_idle,
             udp_idle: timeouts.udp_idle,
+            leaving: settings.shutdown.timeout,
             upstream_idle: timeouts.upstream_idle,
         },
         trusted: settings.trusted_proxies.clone(),

@@ -119,6 +119,8 @@ pub struct Timeouts {
     pub tunnel_idle: Duration,
     /// Sessions of datagrams, without one in either direction.
     pub udp_idle: Duration,
+    /// What sessions of datagrams still have when their listener is no longer wanted.
+    pub leaving: Duration,
     /// Upstream connections without a request.
     pub upstream_idle: Duration,
 }
@@ -134,6 +136,7 @@ impl Default for Timeouts {
             response_head: Duration::from_secs(60),
             tunnel_idle: Duration::from_secs(3600),
             udp_idle: Duration::from_secs(60),
+            leaving: Duration::from_secs(240),
             upstream_idle: Duration::from_secs(55),
         }
     }

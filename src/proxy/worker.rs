@@ -268,6 +268,22 @@ impl Desk {
         Some(running)
     }
 
+    /// Ends the listeners that are leaving and would else keep clients of those that are wanted.
+    fn make_way(&self, wanted: &BTreeMap<Arc<str>, Spec>) {
+        for (name, running) in self.leaving.iter().filter(|(name, _)| !wanted.contains_key(*name)) {
+            let is_in_the_way = |wanted: &Spec| {
+                wanted.protocol == Protocol::Udp && takes_clients_of(running.spec.address, wanted.address)
+            };
+            if let End::Datagrams(datagrams) = &running.end
+                && wanted.values().any(is_in_the_way)
+                && let Some(datagrams) = datagrams.upgrade()
+            {
+                tracing::info!(listener = %name, "sessions ended: another listener has the address now");
+                datagrams.end();
+            }
+        }
+    }
+
     /// Whether all that were to leave have done so.
     fn has_left(&mut self) -> bool {
         self.leaving.retain(|_, running| !running.task.is_finished());
@@ -307,6 +323,7 @@ impl Desk {
                 }
             }
         }
+        self.make_way(&wanted);
         self.has_left();
         self.failed.retain(|name, _| wanted.contains_key(name));
         for (name, spec) in wanted {
@@ -367,6 +384,14 @@ fn obstacle(error: &BindError) -> Obstacle {
     Obstacle { problem, no_address: error.source.kind() == std::io::ErrorKind::AddrNotAvailable }
 }
 
+/// Whether a socket at `leaving` gets datagrams that one at `wanted` would get without it: the system prefers the one with
+/// an address of its own, and spreads clients over those with the same.
+fn takes_clients_of(leaving: SocketAddr, wanted: SocketAddr) -> bool {
+    let (from, to) = (leaving.ip().to_canonical(), wanted.ip());
+    let all = to.is_unspecified() && (to.is_ipv6() || from.is_ipv4());
+    leaving.port() == wanted.port() && (from == to.to_canonical() || all)
+}
+
 fn leave(datagrams: &std::rc::Weak<Datagrams>) {
     // None: its task has ended, by a panic.
     if let Some(datagrams) = datagrams.upgrade() {
@@ -390,5 +415,22 @@ async fn keep_house(context: Rc<Context>, backends: Arc<arc_swap::ArcSwap<Vec<Ar
             context.sweep();
         }
         warmed.follow(&context, &backends.load());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn socket_that_leaves_is_in_the_way_of_its_address_and_of_all_addresses() {
+        let takes = |leaving: &str, wanted: &str| takes_clients_of(leaving.parse().unwrap(), wanted.parse().unwrap());
+        assert!(takes("10.0.0.1:53", "10.0.0.1:53"));
+        assert!(
+            takes("10.0.0.1:53", "0.0.0.0:53") && takes("10.0.0.1:53", "[::]:53") && takes("[fd00::1]:53", "[::]:53")
+        );
+        assert!(!takes("10.0.0.1:53", "10.0.0.1:54") && !takes("10.0.0.1:53", "0.0.0.0:54"));
+        assert!(!takes("10.0.0.1:53", "10.0.0.2:53") && !takes("[fd00::1]:53", "0.0.0.0:53"));
+        assert!(!takes("0.0.0.0:53", "10.0.0.1:53"), "the new one is preferred");
     }
 }

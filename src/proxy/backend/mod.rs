@@ -68,6 +68,7 @@ pub struct Color {
     pub prewarm: Prewarm,
     /// Whether a preview may choose this color while it is not effective; written by the cutover driver.
     pub preview_open: AtomicBool,
+    retired: AtomicBool,
 }
 
 impl Color {
@@ -147,7 +148,19 @@ impl Color {
             streams: Streams::default(),
             prewarm: Prewarm::default(),
             preview_open: AtomicBool::new(false),
+            retired: AtomicBool::new(false),
         }
+    }
+
+    /// Nothing leads here any more, and nobody keeps the endpoints up to date from now on. They stay as they are: requests of
+    /// the snapshot before are still served.
+    pub fn retire(&self) {
+        self.retired.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether [`Color::retire`] was told.
+    pub fn is_retired(&self) -> bool {
+        self.retired.load(Ordering::Relaxed)
     }
 }
 

@@ -7,7 +7,9 @@
 //! Gateways with addresses are; from one that the system chooses if it is bound to all of them and the host has several.
 //!
 //! A listener that is no longer wanted, and one of a process that ends, serves its sessions and begins none. No worker
-//! closes its socket before the last session of all has ended: what waits in a socket when it is closed is lost.
+//! closes its socket before the last session of all has ended: what waits in a socket when it is closed is lost. That is
+//! not for ever, for nobody new is served at that address meanwhile: when its time is up, or another listener is to have
+//! its clients, sessions end as they are.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -82,6 +84,8 @@ pub struct Datagrams {
     mailbox: Mailbox,
     mail: RefCell<mpsc::Receiver<Handed>>,
     wanted: Cell<bool>,
+    /// When its sessions are ended, nanoseconds; counts if it is not wanted.
+    until: Cell<u64>,
     /// Whether sessions begin; no longer wanted, it first takes in what had come.
     begins: Cell<bool>,
     /// Of the task that takes datagrams in.
@@ -112,6 +116,7 @@ impl Datagrams {
             mailbox,
             mail: RefCell::new(mail),
             wanted: Cell::new(true),
+            until: Cell::new(u64::MAX),
             begins: Cell::new(true),
             waker: Cell::new(None),
         }))
@@ -131,12 +136,23 @@ impl Datagrams {
     }
 
     /// Whether it is wanted. If not, it begins no sessions, and [`Datagrams::run`] ends when the last one of all workers has
-    /// ended. It may be wanted again until then.
+    /// ended, or time is up. It may be wanted again until then.
     pub fn want(&self, wanted: bool) {
-        self.wanted.set(wanted);
         if wanted && !self.begins.replace(true) {
             self.shared.beginning.fetch_add(1, Ordering::AcqRel);
         }
+        let leaving = u64::try_from(self.context.options.timeouts.leaving.as_nanos()).unwrap_or(u64::MAX);
+        self.set(wanted, clock::now().saturating_add(leaving));
+    }
+
+    /// Ends it with all its sessions.
+    pub fn end(&self) {
+        self.set(false, 0);
+    }
+
+    fn set(&self, wanted: bool, until: u64) {
+        self.wanted.set(wanted);
+        self.until.set(until);
         if let Some(waker) = self.waker.take() {
             waker.wake();
         }
@@ -154,6 +170,13 @@ impl Datagrams {
             if self.begins.replace(false) {
                 self.shared.beginning.fetch_sub(1, Ordering::AcqRel);
             }
+            let now = self.context.now();
+            if now >= self.until.get() {
+                for session in self.sessions.borrow().values() {
+                    session.end(Some(Fault::Drained));
+                }
+                return Poll::Ready(());
+            }
             // Asked in this order: a worker that begins sessions may have begun one by the time that it stops.
             if self.shared.beginning.load(Ordering::Acquire) == 0
                 && self.shared.connections.load(Ordering::Acquire) == 0
@@ -161,7 +184,6 @@ impl Datagrams {
                 return Poll::Ready(());
             }
             // Nobody tells when the last session ends; that is rare enough to be asked for.
-            let now = self.context.now();
             timer.set(now + LOOK.as_nanos() as u64, now);
             _ = timer.poll(cx, || now);
             Poll::Pending

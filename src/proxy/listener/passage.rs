@@ -132,9 +132,12 @@ impl Passage {
         self.stream.mode == StreamMode::Terminate
     }
 
-    /// Whether the endpoint is still one of its color's.
+    /// Whether the endpoint is still known to be one of its color's.
     pub fn stays(&self) -> bool {
         let (Some(attempt), Some(target)) = (&self.attempt, &self.target) else { return false };
+        if target.color.is_retired() {
+            return false;
+        }
         let endpoints = target.color.endpoints.load();
         endpoints.find(attempt.endpoint.address).is_some_and(|known| Arc::ptr_eq(known, &attempt.endpoint))
     }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use socket2::{SockRef, TcpKeepalive};
 
 use super::passage::{Passage, Target, Who};
@@ -136,15 +137,15 @@ async fn join(context: &Rc<Context>, passage: &mut Passage, down: Io, up: Io, ea
     match result {
         _ if end != End::Natural => {}
         Ok(()) => passage.fault = None,
-        // Who waits for the rest must not take what there was for the whole: a reset is passed on as one, and so is the end
-        // of a connection before that of its TLS, which anyone on the way can bring about.
+        // Who waits for the rest must not take what there was for the whole: a reset is passed on, and so is the end of a
+        // connection before that of its TLS, which anyone on the way can bring about.
         Err(Party::Down) => {
             passage.fault = Some(Fault::ClientGone);
-            reset_on_close(&up.borrow());
+            break_off(up.into_inner()).await;
         }
         Err(Party::Up) => {
             passage.fault = Some(Fault::UpstreamReset);
-            reset_on_close(&down.borrow());
+            break_off(down.into_inner()).await;
         }
     }
     if let Some(guard) = guard {
@@ -159,9 +160,35 @@ const ALIVE: TcpKeepalive =
 /// How long what was read may take to be sent when it is a connection's turn.
 const FAREWELL: Duration = Duration::from_secs(2);
 
-fn reset_on_close(io: &Io) {
-    // Best effort: otherwise it ends like any other connection.
-    let _ = SockRef::from(io.tcp()).set_linger(Some(Duration::ZERO));
+/// How long what was sent may take to leave before a reset.
+const LAST_BYTES: Duration = Duration::from_secs(10);
+
+/// Between two looks whether it has left.
+const LOOK: Duration = Duration::from_millis(10);
+
+/// Closes a connection so that its peer gets what was sent, and knows that it is not the whole.
+async fn break_off(io: Io) {
+    // TLS without a close_notify tells by itself. A reset would throw away what waits to be sent.
+    if io.is_tls() {
+        return;
+    }
+    let socket = SockRef::from(io.tcp());
+    // All of these are best effort: otherwise it ends like any other connection.
+    if socket.set_tcp_notsent_lowat(1).is_ok() {
+        let mut looks = LAST_BYTES.as_millis() / LOOK.as_millis();
+        while looks > 0 && !has_room(&io) {
+            looks -= 1;
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+    let _ = socket.set_linger(Some(Duration::ZERO));
+}
+
+/// Whether the system takes more now. Asked of itself: the runtime remembers what was so before.
+fn has_room(io: &Io) -> bool {
+    let mut asked = [PollFd::new(io.tcp(), PollFlags::OUT)];
+    // Broken: there is nothing to wait for.
+    poll(&mut asked, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
 }
 
 /// One direction; nothing is looked at.

@@ -265,7 +265,7 @@ impl Live {
         let mut some_are_gone = false;
         for key in differences.iter().filter(|difference| difference.new.is_none()).map(|difference| difference.key) {
             let Some(live) = self.backends.remove(key) else { continue };
-            self.holds -= live.colors.iter().filter(|color| color.held_until.is_some()).count();
+            self.let_go(&live.colors);
             self.note_names(key);
             replaced.insert(key.clone());
             (some_are_gone, list_changed) = (true, true);
@@ -406,12 +406,20 @@ impl Live {
             };
             colors.push(color);
         }
-        self.holds -= old_colors.iter().filter(|color| color.held_until.is_some()).count();
+        self.let_go(&old_colors);
         let cells = colors.iter().map(|color| color.color.clone()).collect();
         let backend = Arc::new(Backend::new(desired.clone(), cells, turned, load));
         let live = LiveBackend { desired: desired.clone(), backend, colors, ahead: false };
         self.backends.insert(desired.key.clone(), live);
         step
+    }
+
+    /// These are not carried over.
+    fn let_go(&mut self, colors: &[LiveColor]) {
+        for live in colors {
+            self.holds -= usize::from(live.held_until.is_some());
+            live.color.retire();
+        }
     }
 
     /// The compiled form of a rule: the one there is, or a new one.

@@ -69,6 +69,27 @@ fn silent_session_ends_and_the_next_datagram_begins_another() {
 }
 
 #[test]
+fn session_does_not_outlive_what_is_known_of_its_endpoint() {
+    on_a_worker(options(), async |worker| {
+        let a = echo_datagrams("a").await;
+        worker.publish(&udp([backend("a", &[a])]));
+        let (address, datagrams) = worker.listen_for_datagrams();
+        let client = client(address).await;
+        assert_eq!(ask(&client, "1").await, "a:1");
+        // The listener and its route go, and with them the last that leads to the backend.
+        datagrams.want(false);
+        worker.publish(&Model::default());
+        let open = |worker: &Worker| worker.context.counters.open_connections();
+        worker
+            .until("the client that never pauses is kept there no longer", |worker| {
+                client.try_send(b"2").unwrap();
+                open(worker) == 0
+            })
+            .await;
+    });
+}
+
+#[test]
 fn endpoint_that_is_not_there_is_passed_by() {
     on_a_worker(options(), async |worker| {
         let dead = UdpSocket::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
@@ -137,6 +158,37 @@ fn draining_listener_serves_its_sessions_and_begins_none() {
         assert_eq!(worker.faults(Fault::Draining), 1);
         assert_eq!(ask(&old, "2").await, "a:2");
         worker.until("nothing is open", |worker| worker.context.counters.open_connections() == 0).await;
+    });
+}
+
+#[test]
+fn listener_that_leaves_is_not_kept_for_ever_by_a_client_that_never_pauses() {
+    let mut options = options();
+    options.timeouts.leaving = Duration::from_millis(300);
+    on_a_worker(options, async |worker| {
+        worker.publish(&udp([backend("a", &[echo_datagrams("a").await])]));
+        for at_once in [false, true] {
+            let (datagrams, task) = listen_for_datagrams(&worker.context, ([127, 0, 0, 1], 0).into(), &Arc::default());
+            let address = datagrams.address().unwrap();
+            let client = Rc::new(client(address).await);
+            assert_eq!(ask(&client, "1").await, "a:1");
+            let chatter = tokio::task::spawn_local(async move {
+                loop {
+                    _ = client.send(b"2").await;
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            });
+            if at_once {
+                datagrams.end()
+            } else {
+                datagrams.want(false)
+            }
+            drop(datagrams);
+            worker.until("it has left", |_| task.is_finished()).await;
+            worker.until("the port is free", |_| std::net::UdpSocket::bind(address).is_ok()).await;
+            chatter.abort();
+        }
+        assert_eq!(worker.faults(Fault::Drained), 2);
     });
 }
 

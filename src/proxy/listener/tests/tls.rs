@@ -314,8 +314,44 @@ fn client_that_is_cut_off_before_its_close_notify_is_a_reset_for_the_endpoint() 
     });
 }
 
+/// More than the system keeps for a connection at first, less than it keeps at most.
+const LONG: [u8; 1_000_000] = [b'x'; 1_000_000];
+
+/// How much there is to read until which error.
+async fn read_slowly(from: &mut (impl tokio::io::AsyncRead + Unpin)) -> (usize, std::io::ErrorKind) {
+    let (mut sum, mut buffer) = (0, [0; 10_000]);
+    loop {
+        match from.read(&mut buffer).await {
+            Ok(0) => panic!("an orderly end after {sum}"),
+            Ok(length) => sum += length,
+            Err(error) => return (sum, error.kind()),
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
 #[test]
-fn endpoint_that_is_cut_off_before_its_close_notify_is_a_reset_for_the_client() {
+fn reset_of_the_endpoint_comes_after_all_that_the_client_has_sent() {
+    on_a_worker(options(), async |worker| {
+        let authority = Authority::new();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        worker.publish(&ends(&authority.issue("ends.test"), backend("a", &[listener.local_addr().unwrap()])));
+        let (mut client, mut endpoint) = joined(&worker, &listener, &authority.client(None, &[])).await;
+        tokio::task::spawn_local(async move {
+            client.write_all(&LONG).await.unwrap();
+            client.flush().await.unwrap();
+            let mut below = client.into_inner().0;
+            below.shutdown().await.unwrap();
+            // What it has not read would make a reset of its end.
+            std::future::pending::<()>().await;
+        });
+        assert_eq!(read_slowly(&mut endpoint).await, (LONG.len(), std::io::ErrorKind::ConnectionReset));
+        worker.until("it is counted", |worker| worker.faults(Fault::ClientGone) == 1).await;
+    });
+}
+
+#[test]
+fn endpoint_that_is_cut_off_before_its_close_notify_cuts_the_client_off_and_nothing_is_lost() {
     on_a_worker(options(), async |worker| {
         let authority = Authority::new();
         let (ours, theirs) = (authority.issue("ends.test"), authority.issue("a.test"));
@@ -332,13 +368,12 @@ fn endpoint_that_is_cut_off_before_its_close_notify_is_a_reset_for_the_client() 
             .with_single_cert(theirs.chain(), theirs.key())
             .unwrap();
         let mut endpoint = TlsAcceptor::from(Arc::new(config)).accept(endpoint).await.unwrap();
-        endpoint.write_all(b"half").await.unwrap();
-        let mut buffer = [0; 8];
-        assert_eq!(client.read(&mut buffer).await.unwrap(), 4);
-        let mut endpoint = endpoint.into_inner().0;
-        endpoint.shutdown().await.unwrap();
-        let error = client.read(&mut buffer).await.unwrap_err();
-        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+        tokio::task::spawn_local(async move {
+            endpoint.write_all(&LONG).await?;
+            endpoint.flush().await?;
+            endpoint.into_inner().0.shutdown().await
+        });
+        assert_eq!(read_slowly(&mut client).await, (LONG.len(), std::io::ErrorKind::UnexpectedEof));
         worker.until("it is counted", |worker| worker.faults(Fault::UpstreamReset) == 1).await;
     });
 }

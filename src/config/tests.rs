@@ -404,3 +404,15 @@ fn ranges_of_addresses_leave_out_what_no_host_has_and_are_shown_as_they_are_read
         assert!(expected.is_none_or(|expected| shown(expected).as_deref() == Some(expected)), "{text}");
     }
 }
+
+#[test]
+fn lease_may_have_any_name_that_the_api_server_would_have() {
+    let label = "a".repeat(64);
+    for name in ["7", "edge.weir", &format!("{label}.b-c"), &["a"; 127].join(".")] {
+        let (settings, _) = good(&format!("provider: {{lease: \"{name}\"}}"), &[], &[]);
+        assert_eq!(settings.provider.lease, name);
+    }
+    for name in ["Edge", "edge..weir", ".weir", "weir-", "a-.b", &["a"; 128].join(".")] {
+        bad(&format!("provider: {{lease: \"{name}\"}}"), &[], &[]);
+    }
+}

@@ -300,7 +300,16 @@ pub mod optional_path {
 
 /// A label of RFC 1123.
 fn is_label(text: &str) -> bool {
-    (1..=63).contains(&text.len())
+    text.len() <= 63 && is_part(text)
+}
+
+/// A subdomain of RFC 1123 as Kubernetes reads it: only the whole has a length.
+fn is_subdomain(text: &str) -> bool {
+    text.len() <= 253 && text.split('.').all(is_part)
+}
+
+fn is_part(text: &str) -> bool {
+    !text.is_empty()
         && !text.starts_with('-')
         && !text.ends_with('-')
         && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
@@ -329,11 +338,11 @@ pub mod names {
 /// The name of an object.
 pub mod name {
     pub fn accepts() -> String {
-        "a name of at most 63 of a-z, 0-9 and -".to_owned()
+        "a name of at most 253 of a-z, 0-9, - and .".to_owned()
     }
 
     pub fn read(text: &str) -> Option<String> {
-        super::is_label(text).then(|| text.to_owned())
+        super::is_subdomain(text).then(|| text.to_owned())
     }
 
     pub fn show(value: &str) -> String {

@@ -9,7 +9,7 @@ use gateway_api::apis::experimental::httproutes::{
 };
 
 use super::reading::Reading;
-use super::status::{Flaw, INCOMPATIBLE};
+use super::status::{Flaw, INCOMPATIBLE, UNKNOWN_FILTER};
 use super::{cors, values};
 use crate::model::{Filter, HeaderEdit, Mirror, PathEdit, Redirect, Rewrite, Target};
 
@@ -27,7 +27,7 @@ pub(super) enum Filters {
 
 /// Reasons of verdicts about filters that cannot be obeyed. Others are about the backends of mirrors, and a mirror harms
 /// nobody when it is left out.
-const BREAKING: [&str; 4] = [INCOMPATIBLE, "InvalidFilter", "InvalidHeader", "UnsupportedFilter"];
+const BREAKING: [&str; 4] = [INCOMPATIBLE, "InvalidFilter", "InvalidHeader", UNKNOWN_FILTER];
 
 /// Reads the filters of a rule or a backend. `prefix`: whether every match of the rule is a path prefix.
 pub(super) fn filters(
@@ -123,7 +123,7 @@ fn one(
         Type::ExtensionRef => {
             let kind = filter.extension_ref.as_ref().map(|reference| reference.kind.as_str()).unwrap_or_default();
             let problem = format!("filters of kind `{kind}` are not supported");
-            reading.error("UnsupportedFilter", field, problem, &format!("remove it; {ANSWER}"));
+            reading.error(UNKNOWN_FILTER, field, problem, &format!("remove it; {ANSWER}"));
             None
         }
     }

@@ -230,7 +230,7 @@ impl Translator {
             self.certificates.retain(|dep| readers.contains_key(dep));
         }
         let mut model = self.model.clone();
-        let refused = preview_host::add(&mut model);
+        let refused = preview_host::add(&mut model, objects);
         self.tell(Item::PreviewHosts, refused);
         let verdicts = self.verdicts();
         Translation { model, verdicts, statuses: self.statuses.clone() }

@@ -16,7 +16,7 @@ use super::backend_ref::{self, reference};
 use super::filters::{self, Filters};
 use super::reading::Reading;
 use super::service::{self, Known, Way};
-use super::status::{self, Flaw, Rules};
+use super::status::{self, Flaw, Rules, UNKNOWN_FILTER};
 use super::{Part, values};
 use crate::model::{
     Access, BackendKey, Bind, Filter, HostPattern, ObjectName, PathMatch, Rank, Route, RouteMatch, RouteRetry,
@@ -82,11 +82,17 @@ pub(super) fn derive(
         }
     }
     if said.are_lost() {
-        // Not attached. What is left are matches of rules with filters that cannot be obeyed, and for them the answer is 500:
-        // what such a filter was to keep out must not get through to another rule.
+        // Not attached, so that it is in nobody's way: neither at a host nor at a match of another route.
         reading.attached.clear();
         reading.wishes.clear();
         part.gateways.clear();
+        part.routes.clear();
+        part.backends.clear();
+        for verdict in &mut reading.verdicts {
+            if let Some(fix) = verdict.fix.strip_suffix(filters::ANSWER) {
+                verdict.fix = format!("{fix}until then the route is not served");
+            }
+        }
     }
     part.status = status::route(reading, parents, &said);
 }
@@ -151,8 +157,9 @@ fn derive_rule(
         Filters::Good(filters) => filters,
         Filters::Broken(broken) => {
             backends = vec![WeightedBackend { weight: 1, target: broken_target(&broken), filters: Vec::new() }];
-            flaws.extend(broken);
-            obeyed = false;
+            let known_flaws = flaws.len();
+            flaws.extend(dropped(broken));
+            obeyed &= flaws.len() == known_flaws;
             Vec::new()
         }
     };
@@ -177,6 +184,12 @@ fn derive_rule(
 /// Where requests go whose filters cannot be obeyed.
 fn broken_target(broken: &[Flaw]) -> Target {
     Target::Invalid { why: broken.first().map(|flaw| flaw.problem.as_str()).unwrap_or_default().into() }
+}
+
+/// What of broken filters the status calls dropped. That requests for a filter that cannot be found are answered with an
+/// error is what the Gateway API asks for (`type` of HTTPRouteFilter); `ResolvedRefs` tells of it, as of missing backends.
+fn dropped(broken: Vec<Flaw>) -> impl Iterator<Item = Flaw> {
+    broken.into_iter().filter(|flaw| flaw.reason != UNKNOWN_FILTER)
 }
 
 fn mirror_target(
@@ -213,7 +226,7 @@ fn backend(
             Filters::Good(good) => filters = good,
             Filters::Broken(broken) => {
                 target = broken_target(&broken);
-                flaws.extend(broken);
+                flaws.extend(dropped(broken));
             }
         }
     }

@@ -13,7 +13,7 @@ use crate::model::{Claim, GatewayAddress, ListenerStatus, ParentStatus, Severity
 /// Reasons of verdicts about references of a route, and what the Gateway API calls them. The first that applies is shown.
 const REFERENCES: [(&str, &str); 7] = [
     ("InvalidKind", "InvalidKind"),
-    ("UnsupportedFilter", "InvalidKind"),
+    (UNKNOWN_FILTER, "InvalidKind"),
     ("RefNotPermitted", "RefNotPermitted"),
     ("BackendNotFound", "BackendNotFound"),
     ("PortNotFound", "BackendNotFound"),
@@ -37,6 +37,9 @@ fn unless(kind: &'static str, because: Option<&Because>) -> Claim {
 
 /// What verdicts and statuses call filters that exclude each other.
 pub(super) const INCOMPATIBLE: &str = "IncompatibleFilters";
+
+/// What verdicts call a filter that is a reference to something unknown.
+pub(super) const UNKNOWN_FILTER: &str = "UnsupportedFilter";
 
 /// A part of a rule that cannot be obeyed as it is written.
 #[derive(Debug)]

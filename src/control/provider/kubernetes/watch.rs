@@ -156,7 +156,7 @@ struct Watch<K> {
     outlet: Outlet,
     /// What to follow from; `None`: a listing comes first.
     version: Option<String>,
-    /// Where a listing goes on that has begun, also after a failure.
+    /// Where a listing goes on that has begun, also when a page has not arrived.
     place: Option<String>,
     pages: Pages,
     /// In a row.
@@ -185,6 +185,9 @@ where
             let page = match timeout(PATIENCE, self.api.list(&parameters)).await {
                 Ok(Ok(page)) => page,
                 Ok(Err(error)) => {
+                    if !may_go_on(&error) {
+                        self.place = None;
+                    }
                     if is_broken(&error) {
                         self.ask_for_less();
                     }
@@ -352,6 +355,14 @@ where
             _ => "the ClusterRole".to_owned(),
         };
         format!("add to {role}: {{apiGroups: [\"{group}\"], resources: [{plural}], verbs: [get, list, watch]}}")
+    }
+}
+
+/// Whether the next page may still be had after this. An API server that refuses it otherwise would do so for ever.
+fn may_go_on(error: &kube::Error) -> bool {
+    match error {
+        kube::Error::Api(status) => matches!(status.code, 408 | 429 | 503 | 504),
+        error => !matches!(error, kube::Error::SerdeError(_)),
     }
 }
 

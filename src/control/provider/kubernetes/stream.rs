@@ -49,7 +49,13 @@ impl<B> Stream<B>
 where
     B: http_body::Body<Data = Bytes, Error = Error> + Unpin,
 {
-    /// The next event; `None`: the connection has ended. May be dropped and called again.
+    /// Whether what has come so far are whole events.
+    pub fn is_between(&self) -> bool {
+        self.rest.trim_ascii().is_empty()
+    }
+
+    /// The next event; `None`: the connection has ended, maybe in the middle of one. May be dropped and called again. After
+    /// an error there is no more to be had.
     pub async fn next<K>(&mut self) -> Option<Result<WatchEvent<K>, Error>>
     where
         K: DeserializeOwned,
@@ -116,6 +122,7 @@ mod tests {
                 }
             }
             assert_eq!(names, ["one", "two"], "in pieces of {size}");
+            assert!(!stream.is_between(), "the third broke off");
         }
     }
 

@@ -251,8 +251,10 @@ where
                 Err(_) => return Err(self.silent()),
             };
             let Some(Ok(event)) = heard else {
-                // A connection that was open until now has told everything until now.
-                self.outlet.say(News::Alive).await?;
+                // A connection that was open until now has told everything until now, but for what it was about to say.
+                if events.is_between() && !matches!(heard, Some(Err(kube::Error::SerdeError(_)))) {
+                    self.outlet.say(News::Alive).await?;
+                }
                 match heard {
                     Some(Err(error)) => return Err(self.stop("watch", error)),
                     // The end of its time, or of the connection: both are followed by another watch.

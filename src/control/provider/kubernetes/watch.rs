@@ -386,7 +386,7 @@ fn may_go_on(error: &kube::Error) -> bool {
 }
 
 /// Whether an answer has begun, and broke off. What is asked of who does not answer at all is another error of the client.
-fn is_broken(error: &kube::Error) -> bool {
+pub fn is_broken(error: &kube::Error) -> bool {
     matches!(error, kube::Error::Service(error) if error.is::<hyper::Error>())
 }
 

@@ -46,7 +46,8 @@ pub(super) fn target(
     let kind = reference.kind.unwrap_or("Service");
     if !(group.is_empty() || group == "core") || kind != "Service" {
         let why = format!("backends of kind {kind} are not supported");
-        reading.error("InvalidKind", format!("{field}.kind"), &*why, "name a Service; its share is answered with 500");
+        let fix = format!("name a Service; {}", reading.its_share());
+        reading.error("InvalidKind", format!("{field}.kind"), &*why, &fix);
         return invalid(why);
     }
     let namespace: Arc<str> = reference.namespace.map_or_else(|| reading.namespace(), Into::into);
@@ -60,7 +61,8 @@ pub(super) fn target(
     }
     let Some(port) = reference.port.and_then(values::port) else {
         let why = format!("no port of Service {name} is named");
-        reading.error("PortNotFound", format!("{field}.port"), &*why, "write port; its share is answered with 500");
+        let fix = format!("write port; {}", reading.its_share());
+        reading.error("PortNotFound", format!("{field}.port"), &*why, &fix);
         return invalid(why);
     };
     service::target(reading, known, &name, PortName::Number(port), way, field)

@@ -70,6 +70,15 @@ impl<'a> Reading<'a> {
         }
     }
 
+    /// What becomes of the share of a backend that cannot be used.
+    pub fn its_share(&self) -> &'static str {
+        match self.source.kind {
+            "TLSRoute" | "TCPRoute" => "its share of connections is closed",
+            "UDPRoute" => "its share of sessions is dropped",
+            _ => "its share is answered with 500",
+        }
+    }
+
     /// The namespace of the object.
     pub fn namespace(&self) -> Arc<str> {
         self.source.name.namespace.clone()

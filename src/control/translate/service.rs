@@ -96,12 +96,8 @@ pub(super) fn target(
     let invalid = |why: String| Target::Invalid { why: why.into() };
     let Some(object) = reading.service_shape(service) else {
         let why = format!("Service {service} does not exist");
-        reading.error(
-            "BackendNotFound",
-            field,
-            &*why,
-            "create the Service or correct the name; its share is answered with 500",
-        );
+        let fix = format!("create the Service or correct the name; {}", reading.its_share());
+        reading.error("BackendNotFound", field, &*why, &fix);
         return invalid(why);
     };
     let Some(found) = find_port(object, port, &access) else {
@@ -111,7 +107,7 @@ pub(super) fn target(
         };
         let why = format!("Service {service} has no {} port {wanted}", transport(&access));
         let fix = match ports_of(object, &access).as_slice() {
-            [] => "add the port to the Service; its share is answered with 500".to_owned(),
+            [] => format!("add the port to the Service; {}", reading.its_share()),
             ports => format!("its ports are {}", ports.join(", ")),
         };
         reading.error("PortNotFound", field, &*why, &fix);
@@ -126,7 +122,7 @@ pub(super) fn target(
     if requests && !by_policy && matches!(spoken(port), Spoken::Unknown) {
         let written = port.and_then(|port| port.app_protocol.as_deref()).unwrap_or_default();
         let why = format!("Service {service} speaks `{written}` at port {found}, which is not known here");
-        let fix = format!("write {KNOWN_PROTOCOLS} as appProtocol, or remove it; its share is answered with 500");
+        let fix = format!("write {KNOWN_PROTOCOLS} as appProtocol, or remove it; {}", reading.its_share());
         reading.error("UnsupportedProtocol", field, &*why, &fix);
         return invalid(why);
     }
@@ -264,7 +260,7 @@ fn spoken(port: Option<&ServicePort>) -> Spoken {
     let written = port.and_then(|port| port.app_protocol.as_deref());
     match written.map(str::to_ascii_lowercase).as_deref() {
         None => Spoken::Unsaid,
-        Some("http" | "kubernetes.io/ws" | "ws" | "http/1.1") => Spoken::Clear(UpstreamProtocol::Http1),
+        Some("http" | "kubernetes.io/ws" | "ws" | "http/1.1" | "grpc-web") => Spoken::Clear(UpstreamProtocol::Http1),
         Some("kubernetes.io/h2c" | "h2c" | "http2" | "grpc") => Spoken::Clear(UpstreamProtocol::H2c),
         Some("https" | "tls" | "wss" | "kubernetes.io/wss" | "grpcs") => Spoken::Tls,
         Some(_) => Spoken::Unknown,

@@ -194,10 +194,14 @@ impl Datagrams {
     /// Takes in what has come.
     fn poll_receive(self: &Rc<Self>, cx: &mut Task<'_>) -> Poll<()> {
         self.context.tick();
-        loop {
+        // Half a round at most: what others hand over does not keep our own from being read.
+        for left in (0..ROUND / 2).rev() {
             let handed = self.mail.borrow_mut().poll_recv(cx);
             let Poll::Ready(Some(Handed { client, datagram })) = handed else { break };
             self.take(&datagram, client);
+            if left == 0 {
+                cx.waker().wake_by_ref();
+            }
         }
         with_scratch(|scratch| {
             for _ in 0..ROUND {

@@ -30,17 +30,25 @@ impl SocketBoard {
     /// Takes how far one worker has followed, which numbers from 0.
     pub fn tell(&self, worker: usize, own: SocketNews) {
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        match told.get_mut(worker) {
-            Some(before) if *before != own => *before = own,
-            Some(_) | None => return,
-        }
+        let Some(before) = told.get_mut(worker).filter(|before| **before != own) else { return };
+        let same_sockets = std::mem::replace(before, own.clone()).unopened == own.unopened;
         let generation = told.iter().map(|news| news.generation).min().unwrap_or_default();
-        let lacking = told.iter().rev().flat_map(|news| news.unopened.iter());
-        let unopened: BTreeMap<Bind, Obstacle> = lacking.map(|(bind, why)| (*bind, why.clone())).collect();
-        let all = SocketNews { generation, unopened: Arc::new(unopened) };
+        let unopened = (!same_sockets).then(|| union(&told));
         // Under the lock, so that an older state never comes last.
-        self.all.send_if_modified(|before| std::mem::replace(before, all.clone()) != all);
+        self.all.send_if_modified(|all| {
+            let unopened = unopened.unwrap_or_else(|| all.unopened.clone());
+            let now = SocketNews { generation, unopened };
+            let is_new = *all != now;
+            *all = now;
+            is_new
+        });
     }
+}
+
+/// What any worker lacks; why, as the first of them says.
+fn union(told: &[SocketNews]) -> Arc<BTreeMap<Bind, Obstacle>> {
+    let lacking = told.iter().rev().flat_map(|news| news.unopened.iter());
+    Arc::new(lacking.map(|(bind, why)| (*bind, why.clone())).collect())
 }
 
 #[cfg(test)]
@@ -67,6 +75,12 @@ mod tests {
         board.tell(1, news(2, &[]));
         assert_eq!(*read.borrow_and_update(), news(2, &[]));
         board.tell(1, news(2, &[]));
+        board.tell(0, news(3, &[80]));
+        board.tell(0, news(4, &[80]));
+        assert_eq!(*read.borrow_and_update(), news(2, &[80]));
+        board.tell(1, news(4, &[]));
+        assert_eq!(*read.borrow_and_update(), news(4, &[80]), "what the other lacks is still lacking");
+        board.tell(1, news(4, &[]));
         board.tell(2, news(3, &[82]));
         assert!(!read.has_changed().unwrap(), "what is said twice, or by nobody, is no news");
     }

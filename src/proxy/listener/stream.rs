@@ -140,7 +140,8 @@ async fn join(context: &Rc<Context>, passage: &mut Passage, down: Io, up: Io, ea
         // Who waits for the rest must not take what there was for the whole: a reset is passed on, and so is the end of a
         // connection before that of its TLS, which anyone on the way can bring about.
         Err(Party::Down) => {
-            passage.fault = Some(Fault::ClientGone);
+            // Many clients that have all they wanted close without a close_notify, or with ours unread, which is a reset.
+            passage.fault = (!relay.down.has_all()).then_some(Fault::ClientGone);
             break_off(up.into_inner()).await;
         }
         Err(Party::Up) => {

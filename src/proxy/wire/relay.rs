@@ -49,6 +49,11 @@ impl<'a> Side<'a> {
     fn new(io: &'a RefCell<Io>, party: Party) -> Self {
         Self { io, out: Unsent::default(), party, eof: false, shut: false }
     }
+
+    /// Whether it has got everything, and was told so.
+    pub fn has_all(&self) -> bool {
+        self.shut
+    }
 }
 
 /// Two joined connections.

@@ -314,6 +314,26 @@ fn client_that_is_cut_off_before_its_close_notify_is_a_reset_for_the_endpoint() 
     });
 }
 
+#[test]
+fn client_that_has_all_and_closes_without_a_close_notify_has_done_well() {
+    on_a_worker(options(), async |worker| {
+        let authority = Authority::new();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        worker.publish(&ends(&authority.issue("ends.test"), backend("a", &[listener.local_addr().unwrap()])));
+        let (mut client, mut endpoint) = joined(&worker, &listener, &authority.client(None, &[])).await;
+        endpoint.write_all(b"whole").await.unwrap();
+        drop(endpoint);
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).await.unwrap();
+        assert_eq!(answer, "whole");
+        drop(client.into_inner());
+        worker.until("it is over", |worker| worker.context.counters.open_connections() == 0).await;
+        let color = &worker.totals().colors[0];
+        assert_eq!((color.classes[Class::Success as usize], color.classes[Class::ClientAbort as usize]), (1, 0));
+        assert_eq!(worker.faults(Fault::ClientGone), 0);
+    });
+}
+
 /// More than the system keeps for a connection at first, less than it keeps at most.
 const LONG: [u8; 1_000_000] = [b'x'; 1_000_000];
 

@@ -335,7 +335,7 @@ fn client_that_has_all_and_closes_without_a_close_notify_has_done_well() {
 }
 
 /// More than the system keeps for a connection at first, less than it keeps at most.
-const LONG: [u8; 1_000_000] = [b'x'; 1_000_000];
+static LONG: [u8; 1_000_000] = [b'x'; 1_000_000];
 
 /// How much there is to read until which error.
 async fn read_slowly(from: &mut (impl tokio::io::AsyncRead + Unpin)) -> (usize, std::io::ErrorKind) {

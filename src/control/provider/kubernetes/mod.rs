@@ -15,6 +15,8 @@ mod pages;
 mod progress;
 mod queue;
 mod remote;
+#[cfg(test)]
+mod script;
 mod service;
 mod status;
 mod stream;

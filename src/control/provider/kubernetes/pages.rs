@@ -5,12 +5,10 @@
 
 use std::time::Duration;
 
-use super::watch::PATIENCE;
-
 /// Objects per page, of an API server that is not slow.
 const MOST: u32 = 500;
 /// A page that took no longer is followed by a larger one.
-const QUICK: Duration = Duration::from_secs(PATIENCE.as_secs() / 6);
+const QUICK: Duration = Duration::from_secs(5);
 
 /// Pages of a listing.
 #[derive(Debug)]

@@ -93,6 +93,14 @@ impl Fresh {
         }
     }
 
+    /// An object was listed again, and may have been made meanwhile. One that has a status is likely the one that was there
+    /// before, so that it leaves room for others.
+    pub fn find(&self, object: ObjectRef, made: Made) {
+        if made.untouched.is_some() || self.lock().len() < FRESH / 2 {
+            self.add(object, made);
+        }
+    }
+
     /// It is not as it was made any more.
     pub fn touch(&self, object: &ObjectRef) {
         if let Some(made) = self.lock().get_mut(object) {
@@ -116,6 +124,17 @@ impl Fresh {
 mod tests {
     use super::*;
     use crate::model::ObjectName;
+
+    #[test]
+    fn what_is_listed_again_with_a_status_leaves_room_for_what_is_new() {
+        let object = |number: usize| ObjectRef::new("HTTPRoute", ObjectName::new("shop", number.to_string()));
+        let made = |untouched| Made { uid: "u".to_owned(), untouched };
+        let fresh = Fresh::default();
+        (0..FRESH).for_each(|number| fresh.find(object(number), made(None)));
+        fresh.find(object(FRESH), made(Some("7".to_owned())));
+        let all = fresh.take();
+        assert_eq!((all.len(), all.contains_key(&object(FRESH))), (FRESH / 2 + 1, true));
+    }
 
     #[test]
     fn what_was_seen_of_an_object_serves_for_one_write_and_only_as_long_as_it_is_as_it_was_made() {

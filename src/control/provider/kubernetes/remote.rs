@@ -160,6 +160,15 @@ impl From<kube::Error> for Refusal {
     }
 }
 
+/// A call that failed.
+#[derive(Debug)]
+pub struct Failed {
+    /// Why.
+    pub refusal: Refusal,
+    /// Whether the answer may have been too much for the time there is, or for its connection.
+    pub is_late: bool,
+}
+
 /// The API server, for calls that are no watches.
 #[derive(Clone)]
 pub struct Remote {
@@ -173,11 +182,24 @@ impl Remote {
     }
 
     async fn call(&self, request: http::request::Builder, body: Vec<u8>) -> Result<Value, Refusal> {
-        let request = request.body(body).map_err(|error| Refusal::Invalid(error.to_string()))?;
+        self.try_call(request, body).await.map_err(|failed| failed.refusal)
+    }
+
+    async fn try_call(&self, request: http::request::Builder, body: Vec<u8>) -> Result<Value, Failed> {
+        let failed = |refusal, is_late| Failed { refusal, is_late };
+        let request = request.body(body).map_err(|error| failed(Refusal::Invalid(error.to_string()), false))?;
         match tokio::time::timeout(PATIENCE, self.client.request::<Value>(request)).await {
-            Ok(answer) => Ok(answer?),
-            Err(_) => Err(Refusal::Away("the API server does not answer in time".to_owned())),
+            Ok(answer) => answer.map_err(|error| {
+                let is_late = super::watch::is_broken(&error);
+                failed(error.into(), is_late)
+            }),
+            Err(_) => Err(failed(Refusal::Away("the API server does not answer in time".to_owned()), true)),
         }
+    }
+
+    /// Reads a page of a listing.
+    pub async fn page(&self, path: &str) -> Result<Value, Failed> {
+        self.try_call(Request::builder().method(Method::GET).uri(path), Vec::new()).await
     }
 
     /// Reads what is at a path.

@@ -111,7 +111,7 @@ where
     K: Watched + Resource<DynamicType = ()> + DeserializeOwned + Clone + Debug,
 {
     let pages = Pages::default();
-    let mut watch = Watch { api, subject, outlet, version: None, place: None, pages, failures: 0 };
+    let mut watch = Watch { api, subject, outlet, version: None, place: None, listed: false, pages, failures: 0 };
     loop {
         let step = match watch.version.take() {
             None => watch.list().await,
@@ -156,8 +156,10 @@ struct Watch<K> {
     outlet: Outlet,
     /// What to follow from; `None`: a listing comes first.
     version: Option<String>,
-    /// Where a listing goes on that has begun, also after a failure.
+    /// Where a listing goes on that has begun, also when a page has not arrived.
     place: Option<String>,
+    /// Whether everything was listed once.
+    listed: bool,
     pages: Pages,
     /// In a row.
     failures: u32,
@@ -185,6 +187,9 @@ where
             let page = match timeout(PATIENCE, self.api.list(&parameters)).await {
                 Ok(Ok(page)) => page,
                 Ok(Err(error)) => {
+                    if !may_go_on(&error) {
+                        self.place = None;
+                    }
                     if is_broken(&error) {
                         self.ask_for_less();
                     }
@@ -201,11 +206,17 @@ where
                 self.outlet.say(News::Listing).await?;
             }
             for object in page.items {
+                // It may have been made anew while nobody watched. At first all are new, and read by who begins to lead.
+                if self.listed && has_status::<K>() {
+                    let made = made(&object);
+                    self.outlet.fresh.find(K::reference(object.meta()), made);
+                }
                 self.outlet.say(News::Seen(object.strip())).await?;
             }
             self.place = page.metadata.continue_.filter(|token| !token.is_empty());
             if self.place.is_none() {
                 self.outlet.say(News::Listed).await?;
+                self.listed = true;
                 self.version = Some(page.metadata.resource_version.unwrap_or_default());
                 return Ok(());
             }
@@ -240,7 +251,7 @@ where
             Err(_) => return Err(self.silent()),
         };
         self.outlet.say(News::Alive).await?;
-        let has_status = STATUS_KINDS.iter().any(|kind| kind.name == K::KIND);
+        let has_status = has_status::<K>();
         let begun = Instant::now();
         loop {
             let heard = match timeout(SILENCE, events.next::<K>()).await {
@@ -248,8 +259,10 @@ where
                 Err(_) => return Err(self.silent()),
             };
             let Some(Ok(event)) = heard else {
-                // A connection that was open until now has told everything until now.
-                self.outlet.say(News::Alive).await?;
+                // A connection that was open until now has told everything until now, but for what it was about to say.
+                if events.is_between() && !matches!(heard, Some(Err(kube::Error::SerdeError(_)))) {
+                    self.outlet.say(News::Alive).await?;
+                }
                 match heard {
                     Some(Err(error)) => return Err(self.stop("watch", error)),
                     // The end of its time, or of the connection: both are followed by another watch.
@@ -263,9 +276,7 @@ where
                 WatchEvent::Added(object) => {
                     self.at(object.meta());
                     if has_status {
-                        let untouched = self.version.clone().filter(|_| object.is_without_status());
-                        let uid = object.meta().uid.clone().unwrap_or_default();
-                        self.outlet.fresh.add(K::reference(object.meta()), Made { uid, untouched });
+                        self.outlet.fresh.add(K::reference(object.meta()), made(&object));
                     }
                     self.outlet.say(News::Seen(object.strip())).await?;
                 }
@@ -355,8 +366,27 @@ where
     }
 }
 
+fn has_status<K: Watched>() -> bool {
+    STATUS_KINDS.iter().any(|kind| kind.name == K::KIND)
+}
+
+/// What the writer is told of an object that is there.
+fn made<K: Watched + Resource<DynamicType = ()>>(object: &K) -> Made {
+    let metadata = object.meta();
+    let untouched = metadata.resource_version.clone().filter(|_| object.is_without_status());
+    Made { uid: metadata.uid.clone().unwrap_or_default(), untouched }
+}
+
+/// Whether the next page may still be had after this. An API server that refuses it otherwise would do so for ever.
+fn may_go_on(error: &kube::Error) -> bool {
+    match error {
+        kube::Error::Api(status) => matches!(status.code, 408 | 429 | 503 | 504),
+        error => !matches!(error, kube::Error::SerdeError(_)),
+    }
+}
+
 /// Whether an answer has begun, and broke off. What is asked of who does not answer at all is another error of the client.
-fn is_broken(error: &kube::Error) -> bool {
+pub fn is_broken(error: &kube::Error) -> bool {
     matches!(error, kube::Error::Service(error) if error.is::<hyper::Error>())
 }
 
@@ -371,6 +401,112 @@ pub fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
         match reason.source() {
             Some(source) => reason = source,
             None => return reason.to_string(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use gateway_api::apis::experimental::httproutes::HttpRoute as HTTPRoute;
+    use kube::core::DeserializeGuard;
+    use serde_json::{Value, json};
+
+    use super::super::script;
+    use super::*;
+    use crate::model::{ObjectName, ObjectRef};
+
+    type Routes = DeserializeGuard<HTTPRoute>;
+
+    /// A watch of a server that gives these answers one after the other; `None`: it is silent.
+    fn watch(answers: Vec<Option<(u16, String)>>) -> (Watch<Routes>, mpsc::Receiver<(usize, News)>) {
+        let answers = Mutex::new(answers.into_iter());
+        let client = script::client(move |_| answers.lock().expect("a lock").next().expect("an answer"));
+        let subject = Subject {
+            plural: "httproutes".to_owned(),
+            group: String::new(),
+            namespace: None,
+            cluster: false,
+            labels: None,
+            fields: None,
+            server: "http://server".to_owned(),
+        };
+        let (news, heard) = mpsc::channel(100);
+        let outlet = Outlet { number: 0, news, fresh: Arc::default() };
+        let (api, pages) = (Api::all(client), Pages::default());
+        (Watch { api, subject, outlet, version: None, place: None, listed: false, pages, failures: 0 }, heard)
+    }
+
+    fn route(uid: &str, status: Option<Value>) -> Value {
+        json!({
+            "apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute",
+            "metadata": {"name": "r", "namespace": "shop", "uid": uid, "resourceVersion": "7"}, "spec": {},
+            "status": status,
+        })
+    }
+
+    fn page(next: &str, items: Vec<Value>) -> Option<(u16, String)> {
+        let metadata = json!({"continue": next, "resourceVersion": "9"});
+        Some((200, json!({"kind": "List", "apiVersion": "v1", "metadata": metadata, "items": items}).to_string()))
+    }
+
+    fn refusal(code: u16) -> Option<(u16, String)> {
+        let status = json!({"kind": "Status", "status": "Failure", "code": code, "message": "no", "reason": "No"});
+        Some((code, status.to_string()))
+    }
+
+    fn words(heard: &mut mpsc::Receiver<(usize, News)>) -> Vec<&'static str> {
+        let word = |(_, news)| match news {
+            News::Alive => "alive",
+            News::Seen(_) => "seen",
+            _ => "more",
+        };
+        std::iter::from_fn(|| heard.try_recv().ok()).map(word).collect()
+    }
+
+    #[tokio::test]
+    async fn what_was_made_anew_while_nobody_watched_is_told_by_the_next_listing_and_not_by_the_first() {
+        let again = page("", vec![route("two", None)]);
+        let (mut watch, _heard) = watch(vec![page("", vec![route("one", None)]), again]);
+        assert!(watch.list().await.is_ok());
+        assert!(watch.outlet.fresh.take().is_empty());
+        assert!(watch.list().await.is_ok());
+        let made = Made { uid: "two".to_owned(), untouched: Some("7".to_owned()) };
+        let object = ObjectRef::new("HTTPRoute", ObjectName::new("shop", "r"));
+        assert_eq!(watch.outlet.fresh.take().into_iter().collect::<Vec<_>>(), [(object, made)]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn listing_goes_on_after_silence_and_not_after_a_refusal() {
+        for (answer, goes_on) in [
+            (None, true),
+            (refusal(429), true),
+            (refusal(503), true),
+            (refusal(400), false),
+            (refusal(410), false),
+            (refusal(500), false),
+            (Some((200, "nonsense".to_owned())), false),
+        ] {
+            let said = format!("{answer:?}");
+            let (mut watch, _heard) = watch(vec![page("next", Vec::new()), answer]);
+            assert!(watch.list().await.is_err());
+            assert_eq!(watch.place.is_some(), goes_on, "{said}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn view_is_not_current_when_the_last_event_broke_off_or_could_not_be_read() {
+        let event = json!({"type": "ADDED", "object": route("one", None)}).to_string() + "\n";
+        for (said, is_well, told) in [
+            (event.clone(), true, &["alive", "seen", "alive"][..]),
+            (format!("{event}{{\"type\":"), true, &["alive", "seen"]),
+            (format!("{event}nonsense\n"), false, &["alive", "seen"]),
+        ] {
+            let (mut watch, mut heard) = watch(vec![Some((200, said.clone()))]);
+            assert_eq!(watch.follow("5".to_owned()).await.is_ok(), is_well, "{said}");
+            assert_eq!(words(&mut heard), told, "{said}");
+            assert_eq!(watch.version.as_deref(), Some("7"), "{said}");
         }
     }
 }

@@ -13,7 +13,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use serde_json::Value;
 
@@ -445,6 +445,7 @@ struct Hiring<'a> {
 async fn hire(settings: &Settings, with: &Hiring<'_>) -> Result<Vec<JoinHandle<()>>, AppError> {
     let options = Arc::new(options(settings));
     let mut hired = Vec::new();
+    let (all_hired, complete) = watch::channel(false);
     for index in 0..settings.workers.get() {
         let plan = Plan {
             index,
@@ -453,6 +454,7 @@ async fn hire(settings: &Settings, with: &Hiring<'_>) -> Result<Vec<JoinHandle<(
             board: with.board.clone(),
             drain: with.drain.watch(),
             backends: with.backends.clone(),
+            complete: complete.clone(),
         };
         let (options, published) = (options.clone(), with.published.clone());
         let (registry, counters) = (with.registry.clone(), with.gauges.worker(index));
@@ -471,6 +473,7 @@ async fn hire(settings: &Settings, with: &Hiring<'_>) -> Result<Vec<JoinHandle<(
             Err(_) => return Err(AppError::System(std::io::Error::other("a worker ended before it was ready"))),
         }
     }
+    all_hired.send_replace(true);
     Ok(hired)
 }
 

@@ -6,15 +6,14 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use tokio::runtime::LocalOptions;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
-use super::listener::{BindError, Datagrams, Listener, Shared, SocketBoard, Spec, bind, bind_datagrams};
+use super::listener::{BindError, Datagrams, Everywhere, Listener, Shared, SocketBoard, Spec, bind, bind_datagrams};
 use super::request::{Context, Warmed};
 use crate::drain::{DrainWatch, Phase};
 use crate::model::{Bind, Obstacle, Protocol, SocketNews};
@@ -31,8 +30,7 @@ const REOPEN: Duration = Duration::from_secs(1);
 #[derive(Debug, Default)]
 pub struct Sockets {
     listeners: Mutex<Listeners>,
-    /// Sessions of datagrams at all listeners.
-    sessions: Arc<AtomicU64>,
+    everywhere: Arc<Everywhere>,
 }
 
 #[derive(Debug, Default)]
@@ -63,7 +61,7 @@ impl Sockets {
         };
         let failed = |source| BindError { name: spec.name.clone(), address: spec.address, source };
         let address = socket.address().map_err(failed)?;
-        Ok((socket, listeners.enter(spec, address, || Shared::new(&self.sessions))))
+        Ok((socket, listeners.enter(spec, address, || Shared::new(&self.everywhere))))
     }
 
     /// One worker's socket, which was to be closed, stays open after all.
@@ -135,6 +133,8 @@ pub struct Plan {
     pub drain: DrainWatch,
     /// Live backends, for connections that a cutover wants opened beforehand.
     pub backends: Arc<arc_swap::ArcSwap<Vec<Arc<Backend>>>>,
+    /// Whether all workers are there.
+    pub complete: watch::Receiver<bool>,
 }
 
 /// Runs a worker on this thread until the process drains. `make` makes its context on this thread; `bound` is told when
@@ -171,7 +171,10 @@ async fn work(plan: Plan, context: Rc<Context>, bound: oneshot::Sender<Result<()
         }
     }
     let _ = bound.send(Ok(()));
-    let (index, board) = (plan.index, plan.board);
+    let (index, board, mut complete) = (plan.index, plan.board, plan.complete);
+    // Clients of datagrams that do not pause stay with the worker that hears of them first, and that would be the one that
+    // starts first. An error is the end of the process, which is noticed below.
+    let _ = complete.wait_for(|complete| *complete).await;
     let mut drain = plan.drain.clone();
     let mut changed = context.published.subscribe();
     loop {
@@ -421,6 +424,48 @@ async fn keep_house(context: Rc<Context>, backends: Arc<arc_swap::ArcSwap<Vec<Ar
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::drain::Drain;
+    use crate::model::{Entry, Model};
+    use crate::proxy::snapshot::{Live, Published, compile};
+    use crate::telemetry::access_log::Logger;
+    use crate::telemetry::stats::Registry;
+
+    #[test]
+    fn sockets_of_gateways_are_opened_when_all_workers_are_there() {
+        let registry = Registry::new(1, &[]);
+        let published = Arc::<Published>::default();
+        let mut model = Model::default();
+        let address = ([127, 0, 0, 1], 0).into();
+        model.entries.insert(Bind::UdpAddress(address), Entry { protocol: Protocol::Udp, ..Entry::default() });
+        published.publish(compile(&model, &mut Live::new(registry.clone()), None, 0));
+        let (sockets, board, drain) = (Arc::<Sockets>::default(), Arc::new(SocketBoard::new(1)), Drain::default());
+        let mut news = board.read();
+        let (all_hired, complete) = watch::channel(false);
+        let plan = Plan {
+            index: 0,
+            listeners: Vec::new(),
+            sockets: sockets.clone(),
+            board,
+            drain: drain.watch(),
+            backends: Arc::default(),
+            complete,
+        };
+        let (bound, answer) = oneshot::channel();
+        let thread = std::thread::spawn(move || {
+            let shard = registry.shard(0);
+            run(plan, || Context::new(Arc::default(), published, shard, Arc::default(), Logger::off(), 7), bound)
+        });
+        answer.blocking_recv().unwrap().unwrap();
+        // Time for whoever goes too early.
+        std::thread::sleep(PUBLISH);
+        assert_eq!((sockets.addresses().len(), news.borrow_and_update().generation), (0, 0));
+        all_hired.send_replace(true);
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(news.wait_for(|news| news.generation == 1)).unwrap();
+        assert_eq!(sockets.addresses().len(), 1);
+        drain.advance(Phase::Ending);
+        thread.join().unwrap().unwrap();
+    }
 
     #[test]
     fn socket_that_leaves_is_in_the_way_of_its_address_and_of_all_addresses() {

@@ -183,20 +183,55 @@ async fn heard(socket: &UdpSocket, within: Duration) -> Option<String> {
 async fn go_on(clients: &[(String, UdpSocket)], text: &str) {
     for (name, socket) in clients {
         socket.send(text.as_bytes()).await.unwrap();
-        let answer = heard(socket, Duration::from_secs(10)).await;
+        let hello = Some(format!("{name}:hello"));
+        let mut answer = hello.clone();
+        // It may have been greeted more than once.
+        while answer == hello {
+            answer = heard(socket, Duration::from_secs(10)).await;
+        }
         assert_eq!(answer, Some(format!("{name}:{text}")));
     }
 }
 
+/// Clients that have an answer. As those of datagrams do, they ask again until they have.
 async fn sessions(address: SocketAddr, count: usize) -> Vec<(String, UdpSocket)> {
     let mut clients = Vec::new();
     for _ in 0..count {
         let socket = udp_client(address).await;
-        socket.send(b"hello").await.unwrap();
-        let answer = heard(&socket, Duration::from_secs(10)).await.expect("an answer");
+        let answer = eventually("an answer", async || {
+            socket.send(b"hello").await.unwrap();
+            heard(&socket, Duration::from_millis(200)).await.ok_or("none")
+        })
+        .await;
         clients.push((answer.replace(":hello", ""), socket));
     }
     clients
+}
+
+/// Waits until none of some new clients is let in, whichever worker hears of them.
+async fn nobody_new_is_let_in(weir: &Weir, address: SocketAddr) {
+    const CLIENTS: usize = 16;
+
+    let name = format!("port {}/udp", address.port());
+    let refused = async || weir.metrics().await.sum("weir_downstream_refused_total", &[("listener", &name)]);
+    eventually("nobody new is let in", async || {
+        let before = refused().await;
+        let mut clients = Vec::new();
+        for _ in 0..CLIENTS {
+            let socket = udp_client(address).await;
+            socket.send(b"hello").await.unwrap();
+            clients.push(socket);
+        }
+        eventually("they are answered or refused", async || {
+            let all = refused().await - before >= CLIENTS as f64;
+            let is_answered = clients.iter().any(|socket| socket.try_recv(&mut [0; 64]).is_ok());
+            if all || is_answered { Ok(!is_answered) } else { Err("not all are") }
+        })
+        .await
+        .then_some(())
+        .ok_or("someone is")
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -213,28 +248,46 @@ async fn sessions_of_datagrams_outlive_their_listener_and_find_it_again() {
     let mut clients = sessions(address, 30).await;
     for round in 0..3 {
         weir.apply("main.yaml", &without);
-        eventually("nobody new is let in", async || {
-            let socket = udp_client(address).await;
-            _ = socket.send(b"hello").await;
-            heard(&socket, Duration::from_millis(200)).await.map_or(Ok(()), Err)
-        })
-        .await;
+        nobody_new_is_let_in(&weir, address).await;
         go_on(&clients, &format!("gone {round}")).await;
         weir.apply("main.yaml", &with);
-        let new = eventually("new clients are let in", async || {
-            let socket = udp_client(address).await;
-            _ = socket.send(b"hello").await;
-            let answer = heard(&socket, Duration::from_millis(200)).await.ok_or("no answer")?;
-            Ok::<_, &str>((answer.replace(":hello", ""), socket))
-        })
-        .await;
-        clients.push(new);
         clients.append(&mut sessions(address, 10).await);
         go_on(&clients, &format!("back {round}")).await;
     }
     drop(clients);
     weir.apply("main.yaml", &without);
     within(Duration::from_secs(30), "the port is given back", async || std::net::UdpSocket::bind(address)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn new_clients_do_not_meet_the_listener_that_was_at_the_address_before() {
+    let _turn = turn::beside_others().await;
+    let port = free_port();
+    let endpoints = [echo_datagrams("a").await];
+    let shared = udp(port, "", &endpoints);
+    let own = shared.replace(
+        "  gatewayClassName: weir\n",
+        "  gatewayClassName: weir\n  addresses: [{type: IPAddress, value: 127.0.0.1}]\n",
+    );
+    assert_ne!(shared, own);
+    let weir = Weir::builder().file("main.yaml", &shared).settings("workers: 4\n").start().await;
+    let address = weir.listener(&format!("port {port}/udp")).await;
+    let mut chatter = tokio::task::JoinSet::new();
+    for (_, client) in sessions(address, 8).await {
+        chatter.spawn(async move {
+            loop {
+                _ = client.send(b"and on").await;
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        });
+    }
+    for (manifests, name) in [(own, format!("127.0.0.1:{port}/udp")), (shared, format!("port {port}/udp"))] {
+        let accepted = async || weir.metrics().await.sum("weir_downstream_accepted_total", &[("listener", &name)]);
+        let before = accepted().await;
+        weir.apply("main.yaml", &manifests);
+        until("those who do not pause have come over", async || accepted().await - before >= 8.0).await;
+        sessions(address, 40).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -251,14 +304,7 @@ async fn sigterm_lets_sessions_of_datagrams_run_whichever_worker_has_none_left()
     // Of as many workers at most.
     let clients = sessions(address, 4).await;
     weir.signal(Signal::TERM);
-    eventually("nobody new is let in", async || {
-        let socket = udp_client(address).await;
-        _ = socket.send(b"hello").await;
-        let answer = heard(&socket, Duration::from_millis(200)).await;
-        go_on(&clients, "meanwhile").await;
-        answer.map_or(Ok(()), Err)
-    })
-    .await;
+    nobody_new_is_let_in(&weir, address).await;
     for round in 0..20 {
         go_on(&clients, &round.to_string()).await;
         tokio::time::sleep(Duration::from_millis(20)).await;

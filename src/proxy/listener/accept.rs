@@ -126,12 +126,11 @@ impl Listener {
         Ok(())
     }
 
-    /// Whether the next connection has to wait. Sessions of datagrams hold descriptors that connections then cannot have.
+    /// Whether the next connection has to wait. What all listeners hold, it cannot have.
     fn is_full(&self) -> bool {
         let limits = &self.context.options.limits;
-        let open = self.shared.connections.load(Ordering::Relaxed);
-        let held = || open.saturating_mul(2).saturating_add(self.shared.sessions.load(Ordering::Relaxed));
-        limits.connections != 0 && open >= limits.connections || limits.descriptors != 0 && held() >= limits.descriptors
+        let here = || self.shared.connections.load(Ordering::Relaxed);
+        limits.connections != 0 && here() >= limits.connections || self.shared.everywhere.is_full(limits.descriptors)
     }
 
     fn welcome(self: &Rc<Self>, stream: TcpStream, peer: SocketAddr) {
@@ -173,6 +172,7 @@ impl Listener {
         self.counters.accepted.add(1);
         self.counters.open.add(1);
         self.shared.connections.fetch_add(1, Ordering::Relaxed);
+        self.shared.everywhere.connections.fetch_add(1, Ordering::Relaxed);
         Some(Guard { listener: self.clone(), peer })
     }
 
@@ -269,6 +269,7 @@ impl Drop for Guard {
     fn drop(&mut self) {
         self.listener.counters.open.sub(1);
         self.listener.shared.connections.fetch_sub(1, Ordering::Relaxed);
+        self.listener.shared.everywhere.connections.fetch_sub(1, Ordering::Relaxed);
         if self.listener.context.options.limits.connections_per_address != 0 {
             let mut counts = self.listener.per_address.borrow_mut();
             if let Some(count) = counts.get_mut(&self.peer) {

@@ -262,8 +262,10 @@ impl Datagrams {
         }
         let limits = &self.context.options.limits;
         let here = self.shared.connections.load(Ordering::Relaxed) < u64::from(limits.udp_sessions);
-        let everywhere = self.shared.sessions.load(Ordering::Relaxed) < limits.all_udp_sessions;
-        if here && everywhere { Ok(()) } else { Err(Fault::Overloaded) }
+        let everywhere = &self.shared.everywhere;
+        let share = everywhere.sessions.load(Ordering::Relaxed) < limits.all_udp_sessions;
+        let room = here && share && !everywhere.is_full(limits.descriptors);
+        if room { Ok(()) } else { Err(Fault::Overloaded) }
     }
 
     /// A session for a client, which begins with this datagram.
@@ -443,7 +445,7 @@ impl Place {
         listener.counters.open.add(1);
         listener.counters.active.add(1);
         listener.shared.connections.fetch_add(1, Ordering::Relaxed);
-        listener.shared.sessions.fetch_add(1, Ordering::Relaxed);
+        listener.shared.everywhere.sessions.fetch_add(1, Ordering::Relaxed);
         Self { listener: listener.clone(), client, session }
     }
 
@@ -529,7 +531,7 @@ impl Drop for Place {
             sessions.remove(client);
             listener.shared.owners.release(*client, &listener.mailbox);
         }
-        listener.shared.sessions.fetch_sub(1, Ordering::Relaxed);
+        listener.shared.everywhere.sessions.fetch_sub(1, Ordering::Relaxed);
         listener.shared.connections.fetch_sub(1, Ordering::Release);
     }
 }

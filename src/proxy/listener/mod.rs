@@ -18,7 +18,7 @@ mod tls;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::model::{Bind, Protocol};
 
@@ -46,18 +46,36 @@ pub struct Spec {
 pub struct Shared {
     /// Open connections, or sessions of datagrams.
     pub connections: AtomicU64,
-    /// Sessions of datagrams at all listeners of the process.
-    sessions: Arc<AtomicU64>,
+    everywhere: Arc<Everywhere>,
     /// Workers that begin sessions of datagrams.
     beginning: AtomicU64,
     /// Whose clients' sessions of datagrams are.
     owners: owners::Owners,
 }
 
+/// What all listeners of the process share: its descriptors, as connections and sessions hold them.
+#[derive(Debug, Default)]
+pub struct Everywhere {
+    connections: AtomicU64,
+    sessions: AtomicU64,
+}
+
+impl Everywhere {
+    /// Whether another connection or session would need more than these descriptors; 0: there are enough.
+    fn is_full(&self, descriptors: u64) -> bool {
+        // A connection may need another one to an endpoint.
+        let held = || {
+            let connections = self.connections.load(Ordering::Relaxed);
+            connections.saturating_mul(2).saturating_add(self.sessions.load(Ordering::Relaxed))
+        };
+        descriptors != 0 && held() >= descriptors
+    }
+}
+
 impl Shared {
-    /// Of a listener; `sessions` counts those of datagrams at all listeners of the process.
-    pub fn new(sessions: &Arc<AtomicU64>) -> Arc<Self> {
-        Arc::new(Self { sessions: sessions.clone(), ..Self::default() })
+    /// Of a listener, one of those that share the rest.
+    pub fn new(everywhere: &Arc<Everywhere>) -> Arc<Self> {
+        Arc::new(Self { everywhere: everywhere.clone(), ..Self::default() })
     }
 }
 

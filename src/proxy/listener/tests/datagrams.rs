@@ -264,15 +264,40 @@ fn all_listeners_together_have_a_ceiling_of_sessions() {
     options.limits.all_udp_sessions = 2;
     on_a_worker(options, async |worker| {
         worker.publish(&udp([backend("a", &[echo_datagrams("a").await])]));
-        let sessions = Arc::default();
+        let everywhere = Arc::default();
         let any = ([127, 0, 0, 1], 0).into();
-        let (one, _task) = listen_for_datagrams(&worker.context, any, &Shared::new(&sessions));
-        let (two, _task) = listen_for_datagrams(&worker.context, any, &Shared::new(&sessions));
+        let (one, _task) = listen_for_datagrams(&worker.context, any, &Shared::new(&everywhere));
+        let (two, _task) = listen_for_datagrams(&worker.context, any, &Shared::new(&everywhere));
         let (at_one, at_two) = (client(one.address().unwrap()).await, client(two.address().unwrap()).await);
         assert_eq!((ask(&at_one, "1").await, ask(&at_two, "1").await), ("a:1".to_owned(), "a:1".to_owned()));
         client(two.address().unwrap()).await.send(b"1").await.unwrap();
         worker.until("it is refused", |worker| worker.faults(Fault::Overloaded) == 1).await;
         assert_eq!(ask(&at_two, "2").await, "a:2");
+    });
+}
+
+#[test]
+fn descriptors_are_those_of_all_listeners_whatever_they_take_in() {
+    let mut options = options();
+    options.limits.descriptors = 5;
+    on_a_worker(options, async |worker| {
+        worker.publish(&udp([backend("a", &[echo_datagrams("a").await])]));
+        let everywhere = Arc::default();
+        let (udp, _task) = listen_for_datagrams(&worker.context, ([127, 0, 0, 1], 0).into(), &Shared::new(&everywhere));
+        let one = worker.listen_with(Protocol::Http, Shared::new(&everywhere));
+        let two = worker.listen_with(Protocol::Http, Shared::new(&everywhere));
+        let open = |worker: &Worker| worker.context.counters.open_connections();
+        let _open = (TcpStream::connect(one).await.unwrap(), TcpStream::connect(one).await.unwrap());
+        worker.until("they are taken in", |worker| open(worker) == 2).await;
+        let known = client(udp.address().unwrap()).await;
+        assert_eq!(ask(&known, "1").await, "a:1");
+        client(udp.address().unwrap()).await.send(b"1").await.unwrap();
+        worker.until("it is refused", |worker| worker.faults(Fault::Overloaded) == 1).await;
+        // The first was waited for when there was room.
+        let _waiting = (TcpStream::connect(two).await.unwrap(), TcpStream::connect(two).await.unwrap());
+        worker.until("one is taken in", |worker| open(worker) == 4).await;
+        worker.until("the other waits", |worker| worker.context.counters.paused_accepts.value() > 4).await;
+        assert_eq!(open(&worker), 4);
     });
 }
 

@@ -74,10 +74,15 @@ impl Worker {
 
     /// Listens until the test ends.
     fn listen(&self, protocol: Protocol) -> SocketAddr {
+        self.listen_with(protocol, Arc::default())
+    }
+
+    /// The same, where something is counted already.
+    fn listen_with(&self, protocol: Protocol, shared: Arc<Shared>) -> SocketAddr {
         let spec = Self::spec(protocol);
         let socket = bind(&spec).unwrap();
         let address = socket.local_addr().unwrap();
-        let listener = Listener::new(&self.context, spec, Arc::<Shared>::default());
+        let listener = Listener::new(&self.context, spec, shared);
         tokio::task::spawn_local(async move { listener.run(socket, std::future::pending()).await });
         address
     }

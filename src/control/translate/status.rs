@@ -94,7 +94,7 @@ impl Rules {
     }
 }
 
-/// The status of a route of any kind: `parents` as [`super::attach::attach`] left them, whether the references that the
+/// The status of a route of any kind: `parents` as [`super::attach::own`] left them, whether the references that the
 /// route's owner was told about are good, and what of its rules is served. To be called when everything of the route has
 /// been read.
 pub(super) fn route(reading: &Reading<'_>, mut parents: Vec<ParentStatus>, rules: &Rules) -> Option<Status> {

@@ -451,13 +451,17 @@ mod tests {
             complete,
         };
         let (bound, answer) = oneshot::channel();
+        let of_worker = registry.clone();
         let thread = std::thread::spawn(move || {
-            let shard = registry.shard(0);
+            let shard = of_worker.shard(0);
             run(plan, || Context::new(Arc::default(), published, shard, Arc::default(), Logger::off(), 7), bound)
         });
         answer.blocking_recv().unwrap().unwrap();
-        // Time for whoever goes too early.
-        std::thread::sleep(PUBLISH);
+        // It has come as far as it gets alone when it does something else.
+        let before = registry.published_at();
+        while registry.published_at() == before {
+            std::thread::yield_now();
+        }
         assert_eq!((sockets.addresses().len(), news.borrow_and_update().generation), (0, 0));
         all_hired.send_replace(true);
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();

@@ -39,6 +39,7 @@ impl Translator {
         for item in items {
             let local_endpoints = self.options.local_endpoints;
             let known = Known { plans: &self.plans, policies: &self.policies, local_endpoints };
+            let gateways = &self.parents.gateways;
             let derived = match &item {
                 Item::Ingress(name) => objects.ingresses.get(name).map(|ingress| {
                     let mut reading = Reading::new(ObjectRef::new("Ingress", name.clone()), objects);
@@ -49,32 +50,32 @@ impl Translator {
                 Item::Route(RouteKind::Http, name) => objects.http_routes.get(name).map(|route| {
                     let mut reading = Reading::new(ObjectRef::new("HTTPRoute", name.clone()), objects);
                     reading.lost = self.rivals.lost(RouteKind::Http, name);
-                    (http_route::http_route(&mut reading, &self.parents.gateways, known, route), reading)
+                    (http_route::http_route(&mut reading, gateways, known, route), reading)
                 }),
                 Item::Route(RouteKind::Grpc, name) => objects.grpc_routes.get(name).map(|route| {
                     let mut reading = Reading::new(ObjectRef::new("GRPCRoute", name.clone()), objects);
                     reading.lost = self.rivals.lost(RouteKind::Grpc, name);
-                    (grpc_route::grpc_route(&mut reading, &self.parents.gateways, known, route), reading)
+                    (grpc_route::grpc_route(&mut reading, gateways, known, route), reading)
                 }),
                 Item::Route(RouteKind::Tls, name) => objects.tls_routes.get(name).map(|route| {
                     let mut reading = Reading::new(ObjectRef::new("TLSRoute", name.clone()), objects);
-                    (stream_route::tls_route(&mut reading, &self.parents.gateways, known, route), reading)
+                    (stream_route::tls_route(&mut reading, gateways, known, route), reading)
                 }),
                 Item::Route(RouteKind::Tcp, name) => objects.tcp_routes.get(name).map(|route| {
                     let mut reading = Reading::new(ObjectRef::new("TCPRoute", name.clone()), objects);
-                    let (metadata, spec) = (&route.metadata, &route.spec);
-                    let kind = RouteKind::Tcp;
-                    let part =
-                        stream_route::plain_route(&mut reading, &self.parents.gateways, known, kind, metadata, spec);
-                    (part, reading)
+                    let spec = &route.spec;
+                    (
+                        stream_route::plain_route(&mut reading, gateways, known, RouteKind::Tcp, &route.metadata, spec),
+                        reading,
+                    )
                 }),
                 Item::Route(RouteKind::Udp, name) => objects.udp_routes.get(name).map(|route| {
                     let mut reading = Reading::new(ObjectRef::new("UDPRoute", name.clone()), objects);
-                    let (metadata, spec) = (&route.metadata, &route.spec);
-                    let kind = RouteKind::Udp;
-                    let part =
-                        stream_route::plain_route(&mut reading, &self.parents.gateways, known, kind, metadata, spec);
-                    (part, reading)
+                    let spec = &route.spec;
+                    (
+                        stream_route::plain_route(&mut reading, gateways, known, RouteKind::Udp, &route.metadata, spec),
+                        reading,
+                    )
                 }),
                 _ => None,
             };

@@ -48,7 +48,7 @@ const ROUND: usize = 64;
 const BUFFER: usize = 1 << 20;
 
 /// How often a listener that drains looks whether the last session has ended.
-pub(super) const LOOK: Duration = Duration::from_millis(100);
+const LOOK: Duration = Duration::from_millis(100);
 
 /// Between two looks (nanoseconds) of a session whether its endpoint is still there.
 const LOOK_AGAIN: u64 = 1_000_000_000;

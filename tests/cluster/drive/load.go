@@ -29,6 +29,11 @@ func (t *tally) add(from time.Time, host, problem string) {
 	if problem == "" && took > patience {
 		problem = "longer than 5 s"
 	}
+	t.record(took, host, problem)
+}
+
+// record counts something that took so long, however long that is.
+func (t *tally) record(took time.Duration, host, problem string) {
 	t.Lock()
 	defer t.Unlock()
 	t.took = append(t.took, took)

@@ -121,13 +121,7 @@ func routes(ctx context.Context, s settings) (bool, error) {
 			problem = wrong(s, number, got)
 			break
 		}
-		times.Lock()
-		times.took = append(times.took, time.Since(from))
-		if problem != "" {
-			times.failed[problem]++
-			times.first[problem] = host
-		}
-		times.Unlock()
+		times.record(time.Since(from), host, problem)
 		if problem == "" {
 			lock.Lock()
 			known = append(known, number)

@@ -180,13 +180,7 @@ func change(ctx context.Context, s settings) (bool, error) {
 			}
 			time.Sleep(2 * time.Millisecond)
 		}
-		sum.Lock()
-		sum.took = append(sum.took, time.Since(from))
-		if problem != "" {
-			sum.failed[problem]++
-			sum.first[problem] = host
-		}
-		sum.Unlock()
+		sum.record(time.Since(from), host, problem)
 	}
 	return sum.tell("slices changed to " + s.address + " at " + strings.Join(s.targets, " ")), nil
 }

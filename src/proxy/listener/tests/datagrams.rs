@@ -1,4 +1,3 @@
-use super::super::datagrams::LOOK;
 use super::*;
 
 async fn client(to: SocketAddr) -> UdpSocket {
@@ -244,8 +243,13 @@ fn sessions_stay_whole_while_sockets_of_other_workers_come_and_go() {
         for end in &ends {
             end.want(false);
         }
-        // Time for whoever goes too early.
-        tokio::time::sleep(LOOK * 2).await;
+        let beginning = || shared.beginning.load(std::sync::atomic::Ordering::Relaxed);
+        worker.until("none of them begins a session", |_| beginning() == 0).await;
+        // All look once more, and have done so when answers have come.
+        for end in &ends {
+            end.want(false);
+        }
+        go_on(&clients, "z").await;
         assert!(!tasks.iter().any(|task| task.is_finished()), "what comes in at its socket is still needed");
         go_on(&clients, "y").await;
         assert_eq!(shared.connections.load(std::sync::atomic::Ordering::Relaxed), clients.len() as u64);
